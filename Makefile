@@ -1,0 +1,105 @@
+# Every target runs on a fresh clone: Python 3.11 or newer, make and git are enough.
+# Packages come from locks of versions and hashes (requirements/*.lock) into .venv.
+# Arguments: PYTHON (interpreter for .venv), WORKERS (test processes), ARGS (passed on).
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+WORKERS ?= 2
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+
+# Another project's path must not decide what is imported here, and pyright must run on
+# the Node that its locked wheel carries, whatever the machine has.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-system check lint format types layers docs-check coverage \
+	thorough bench dist lock env clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+demo: .venv/.project  ## the main job on real input, and what it proved
+	$(BIN)/batpak demo $(ARGS)
+
+test: lint types layers  ## everything that must pass to merge
+	$(PYTEST) --full --hypothesis-profile=ci --junitxml=build/test.xml $(ARGS)
+
+test-system: .venv/.dev  ## what needs a network or tools that no lock brings
+	$(PYTEST) -v tests/system --junitxml=build/test-system.xml $(ARGS)
+
+check: lint types layers  ## the fast part of test
+	$(PYTEST) tests/unit $(ARGS)
+
+lint: .venv/.dev  ## format and lint, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: .venv/.dev  ## write what lint asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.dev  ## pyright, strict
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+layers: .venv/.dev  ## who may import whom
+	$(BIN)/lint-imports --no-cache --no-logo
+
+docs-check: .venv/.dev  ## run the code in README.md and docs/, list what is not run
+	$(BIN)/python -m tools.docs_code
+	$(PYTEST) tests/e2e/test_docs_code.py $(ARGS)
+
+coverage: .venv/.dev  ## branch coverage of src/batpak, as a table and build/coverage
+	@mkdir -p build/coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report
+
+thorough: .venv/.dev  ## the property tests with many random examples
+	$(PYTEST) tests/property --hypothesis-profile=thorough $(ARGS)
+
+bench: .venv/.bench  ## the speed budgets beside their peers
+	$(BIN)/python -m benchmarks $(ARGS)
+
+dist: .venv/.project  ## wheel and source archive in build/dist
+	$(BIN)/python -m hatchling build -d build/dist
+
+lock: .venv/.lock  ## compile requirements/*.in again; ARGS=--upgrade for newer versions
+	tools/lock.sh $(CURDIR)/$(BIN)/uv $(ARGS)
+
+env: .venv/.dev  ## only make .venv
+
+clean:  ## remove what these targets made
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+
+# One environment, filled in steps, so that the demo waits for no test tool.
+# A stamp is written last: an interrupted install is done again.
+
+.venv/.base: requirements/run.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "batpak needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) install --quiet --require-hashes -r $<
+	@touch $@
+
+.venv/.project: .venv/.base pyproject.toml
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: .venv/.project requirements/dev.lock
+	$(PIP) install --quiet --require-hashes -r requirements/dev.lock
+	@touch $@
+
+.venv/.bench: .venv/.dev requirements/bench.lock
+	$(PIP) install --quiet --require-hashes -r requirements/bench.lock
+	@touch $@
+
+.venv/.lock: .venv/.base requirements/lock.lock
+	$(PIP) install --quiet --require-hashes -r requirements/lock.lock
+	@touch $@

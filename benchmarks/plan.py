@@ -1,0 +1,146 @@
+"""The scenarios, their contenders and their budgets: a table, nothing that runs.
+
+A budget is either a bound on batpak's median, or a bound on its ratio to a rival: how
+many times better it was in the same round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from benchmarks.contenders import LABELS
+from benchmarks.data import BATCH
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Who does the work, and how: `threads` at once, from a `fixture` ("single", "batch")."""
+
+    name: str
+    threads: int = 1
+    fixture: str = ""
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or LABELS[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """`bound` on the ratio to the contender titled `rival`, or on the median without one."""
+
+    bound: float
+    rival: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`contenders[0]` is batpak. Events: `share` of those asked for, bounded by `least` and `cap`."""
+
+    name: str
+    title: str
+    work: str
+    unit: str
+    better: Better
+    contenders: tuple[Contender, ...]
+    budget: Budget | None = None
+    durable: bool = False
+    batch: int = 0
+    least: int = BATCH
+    cap: int | None = None
+    share: float = 1.0
+    copy_fixture: bool = False
+    once: bool = False
+    """Counted, not timed: one round says it all."""
+
+    def events(self, asked: int) -> int:
+        """How many events a measurement handles when `asked` are asked for."""
+        count = min(round(asked * self.share), self.cap or asked)
+        return max(count - count % BATCH, self.least)
+
+
+SYNC_EVENTS: Final = 3_000
+THREADS: Final = 16
+THREADED_EVENTS: Final = THREADS * 600
+INDEXED_BATCHES: Final = 1_200 * BATCH
+"""A close writes a sidecar for 1,024 records or more: so many batches have one."""
+
+_OURS = Contender("batpak")
+_SQLITE = Contender("sqlite")
+_PACKAGE = Contender("eventsourcing")
+_RAW = Contender("raw")
+
+
+def _stored(*names: str) -> tuple[Contender, ...]:
+    return tuple(Contender(name, fixture="single") for name in names)
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "append-os", "append, OS, one event per commit", "append", "events/s", "higher",
+        (_OURS, _SQLITE, _PACKAGE), Budget(4.0, "SQLite"),
+    ),
+    Scenario(
+        "append-sync", "append, SYNC, 1 thread", "append", "events/s", "higher",
+        (_OURS, _RAW, _SQLITE, _PACKAGE), Budget(1.0, "raw write + fdatasync"),
+        durable=True, cap=SYNC_EVENTS,
+    ),
+    Scenario(
+        "append-sync-16", "append, SYNC, 16 threads", "append", "events/s", "higher",
+        (
+            Contender("batpak", threads=THREADS),
+            Contender("batpak", label="batpak, 1 thread"),
+            Contender("sqlite", threads=THREADS),
+        ),
+        Budget(2.5, "batpak, 1 thread"), durable=True, cap=THREADED_EVENTS,
+    ),
+    Scenario(
+        "batch-os", "batches of 100, OS", "append", "events/s", "higher",
+        (_OURS, _SQLITE, _PACKAGE), Budget(4.0, "SQLite"), batch=BATCH,
+    ),
+    Scenario(
+        "batch-sync", "batches of 100, SYNC", "append", "events/s", "higher",
+        (_OURS, _RAW, _SQLITE, _PACKAGE), durable=True, batch=BATCH, share=0.5,
+    ),
+    Scenario(
+        "get", "get by id, random, decoded (batpak: verified)", "get", "µs", "lower",
+        _stored("batpak", "sqlite", "eventsourcing"), Budget(6.0),
+    ),
+    Scenario(
+        "scan", "scan all, decoded (batpak: content hashes checked)", "scan", "events/s", "higher",
+        _stored("batpak", "sqlite", "eventsourcing"), Budget(700_000),
+    ),
+    Scenario(
+        "verify", "verify chain and payloads, per core", "verify", "events/s", "higher",
+        _stored("batpak", "sqlite"), Budget(400_000),
+    ),
+    Scenario(
+        "open", "open after a clean close", "open_log", "ms", "lower",
+        _stored("batpak"), Budget(30.0), copy_fixture=True,
+    ),
+    Scenario(
+        "disk-segment", "disk: segment (peers: all)", "disk", "B/event", "lower",
+        _stored("batpak", "sqlite", "eventsourcing"), Budget(490), once=True,
+    ),
+    Scenario(
+        "disk-indexed", "disk: segment and sidecar", "disk_with_index", "B/event", "lower",
+        _stored("batpak"), Budget(560), once=True,
+    ),
+    Scenario(
+        "disk-batch-segment", "disk: segment, batches of 100", "disk", "B/event", "lower",
+        (Contender("batpak", fixture="batch"),), Budget(420), batch=BATCH, once=True, least=INDEXED_BATCHES,
+    ),
+    Scenario(
+        "disk-batch-indexed", "disk: segment and sidecar, batches of 100", "disk_with_index",
+        "B/event", "lower",
+        (Contender("batpak", fixture="batch"),), Budget(490), batch=BATCH, once=True, least=INDEXED_BATCHES,
+    ),
+    Scenario(
+        "import", "import (batpak: from batpak import Store)", "import_time", "ms", "lower",
+        (_OURS, _PACKAGE), Budget(150),
+    ),
+)  # fmt: skip

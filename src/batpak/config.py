@@ -1,0 +1,155 @@
+"""Options of a store: one frozen value, each option with its bounds and meaning here once.
+
+Judges values, touches nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from batpak.clock import Clock, as_clock
+from batpak.errors import InvalidInput
+
+__all__ = ["Durability", "Every", "StoreConfig", "Watermark"]
+
+MIB = 1 << 20
+
+
+class Watermark(enum.Enum):
+    """How far an event has come."""
+
+    ACCEPTED = "accepted"
+    WRITTEN = "written"
+    DURABLE = "durable"
+    VISIBLE = "visible"
+    APPLIED = "applied"
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Sync when `ms` milliseconds have passed or `events` events are waiting.
+
+    Made by `Durability.EVERY(ms=…, events=…)`.
+    """
+
+    ms: int = 100
+    events: int = 1000
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("ms", self.ms, 3_600_000), ("events", self.events, 1 << 31)):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise InvalidInput(
+                    f"Durability.EVERY: {name} is a whole number from 1 to {most}",
+                    field=name,
+                    value=value,
+                )
+
+
+class Durability(enum.Enum):
+    """What an acknowledged append survives.
+
+    SYNC: power loss (group commit; the default). `Durability.EVERY(ms=, events=)`:
+    process death, and power loss except for the last interval. OS: process death.
+    """
+
+    SYNC = "sync"
+    OS = "os"
+
+    @staticmethod
+    def EVERY(*, ms: int = 100, events: int = 1000) -> Every:
+        """Sync in intervals. Raises InvalidInput."""
+        return Every(ms, events)
+
+
+def _option(default: Any, meaning: str, bounds: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "bounds": bounds})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Every option of `Store.open`. Raises InvalidInput naming the option."""
+
+    durability: Durability | Every = _option(
+        Durability.SYNC, "what an acknowledged append survives", "SYNC, EVERY(ms=, events=), OS"
+    )
+    segment_max_bytes: int = _option(
+        64 * MIB, "a new segment is begun once the newest has this length", "4 KiB … 2 GiB"
+    )
+    preallocate: int = _option(
+        4 * MIB, "bytes of space reserved ahead of the log's end; 0 turns it off", "0 … 1 GiB"
+    )
+    payload_max_bytes: int = _option(16 * MIB, "largest payload", "1 … 256 MiB")
+    batch_max_events: int = _option(65_536, "most events in one commit", "1 … 1 048 576")
+    codec: str = _option("salted", "how payloads are stored", '"salted", "plain"')
+    origin: str | None = _option(
+        None, "the journal's name in checkpoints; fixed at creation", "1 … 255 bytes, no space"
+    )
+    verify: str = _option(
+        "always",
+        "what get() and at() check: all hashes, or the content's only",
+        '"always", "content"',
+    )
+    clock: Clock | None = _option(None, "where time comes from", "a Clock, or a callable giving µs")
+    max_open_files: int = _option(64, "sealed segments kept mapped at once", "4 … 65 536")
+    sync_warning: float = _option(1.0, "seconds after which a slow sync is logged", "> 0")
+    on_kind_collision: str = _option(
+        "refuse", "when two payload classes claim one kind", '"refuse", "warn", "ignore"'
+    )
+    allow_network_filesystem: bool = _option(
+        False, "open on a network file system, whose locks and syncs can't be trusted", "bool"
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.durability, (Durability, Every)):
+            raise _refused("durability", self.durability, "SYNC, EVERY(ms=, events=) or OS")
+        for name, least, most in (
+            ("segment_max_bytes", 4096, 1 << 31),
+            ("preallocate", 0, 1 << 30),
+            ("payload_max_bytes", 1, 256 * MIB),
+            ("batch_max_events", 1, 1 << 20),
+            ("max_open_files", 4, 65_536),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise _refused(name, value, f"a whole number from {least} to {most}")
+        for name, allowed in (
+            ("codec", ("salted", "plain")),
+            ("verify", ("always", "content")),
+            ("on_kind_collision", ("refuse", "warn", "ignore")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise _refused(name, getattr(self, name), " or ".join(map(repr, allowed)))
+        if not isinstance(self.allow_network_filesystem, bool):
+            raise _refused("allow_network_filesystem", self.allow_network_filesystem, "a bool")
+        slow = self.sync_warning
+        if isinstance(slow, bool) or not isinstance(slow, (int, float)) or not slow > 0:
+            raise _refused("sync_warning", slow, "seconds above 0")
+        origin = self.origin
+        if origin is not None and (
+            not isinstance(origin, str)
+            or not 1 <= len(origin.encode("utf-8", "surrogatepass")) <= 255
+            or not origin.isprintable()
+            or any(mark in origin for mark in " +")
+        ):
+            raise _refused("origin", origin, "1 to 255 bytes of printable text, no space, no +")
+        if self.clock is not None:
+            object.__setattr__(self, "clock", as_clock(self.clock))
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> StoreConfig:
+        """A config from keywords of `open`. Raises InvalidInput for an unknown one."""
+        known = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise InvalidInput(
+                    f"Store.open has no option {name!r}",
+                    field=name,
+                    advice=f"known options: {', '.join(sorted(known))}",
+                )
+        return cls(**options)
+
+
+def _refused(name: str, value: object, bounds: str) -> InvalidInput:
+    return InvalidInput(f"option {name} must be {bounds}", field=name, value=value)

@@ -1,0 +1,306 @@
+"""Follow a journal that another process may be writing: no lock, and not a byte written.
+
+Shows records below what is known to be durable, and eager ones at once. An invalid
+tail means "not yet". Source: docs/format.md, "Followers".
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from batpak.config import StoreConfig
+from batpak.engine.opening import check_place
+from batpak.engine.reading import LogReader
+from batpak.engine.report import Finding, OpenReport
+from batpak.engine.survey import (
+    Found,
+    check_splice,
+    covered_chain,
+    load_sealed,
+    read_hint,
+    read_identity,
+    survey,
+    usable_sidecar,
+)
+from batpak.errors import Damaged, JournalCorrupt, JournalRewound, NotAJournal
+from batpak.event import NO_HASH
+from batpak.files import Files
+from batpak.index.growing import GrowingPart
+from batpak.index.parts import Index
+from batpak.journal.header import HEADER_SIZE, SegmentHeader
+from batpak.journal.layout import Layout
+from batpak.journal.reading import SegmentPool
+from batpak.journal.record import (
+    EAGER,
+    RECORD_HEADER_SIZE,
+    Chain,
+    Invalid,
+    Record,
+    check_body,
+    read_record,
+    salt_crc,
+)
+from batpak.journal.recovery import first_chain, last_nonzero
+from batpak.journal.writer import Head, apply_record
+
+__all__ = ["Follower"]
+
+
+class Follower:
+    """One reader's view of a journal, moved forward by `refresh` only."""
+
+    def __init__(self, files: Files, layout: Layout, config: StoreConfig) -> None:
+        began = time.perf_counter()
+        self._files = files
+        self._layout = layout
+        check_place(layout, config)
+        identity = read_identity(files, layout)
+        if identity is None:
+            raise self._no_journal()
+        self.identity = identity
+        self._lock = threading.Lock()
+        # guarded by _lock
+        self._index = Index()
+        self._pool = SegmentPool(files, layout, config.max_open_files)
+        self._heads: dict[bytes, Head] = {}
+        self._durable = 0
+        self._last_hash = NO_HASH
+        self._last_record: tuple[int, int] | None = None
+        self.reader = LogReader(self._index, self._pool)
+        self.bound = 0
+        try:
+            self.report = self._open(began)
+        except BaseException:
+            self._pool.close()
+            raise
+
+    def _no_journal(self) -> NotAJournal | Damaged:
+        if os.path.isdir(self._layout.segments) and self._files.listdir(self._layout.segments):
+            return JournalCorrupt(
+                "segments without journal.json: whose they are is not known",
+                file=self._layout.identity,
+                reason="no-identity",
+                advice="restore journal.json from a snapshot",
+            )
+        return NotAJournal(
+            "there is no journal here",
+            file=self._layout.root,
+            advice="check the path, or create one with: batpak init PATH",
+        )
+
+    def _open(self, began: float) -> OpenReport:
+        found = survey(self._files, self._layout, self.identity)
+        findings: list[Finding] = []
+        mapped = walked = rebuilt = 0
+        try:
+            for segment, successor in zip(found.segments, found.segments[1:], strict=False):
+                self._pool.set_growing(found.segments[-1].base, may_map=False)
+                check_splice(segment, self._last_hash)
+                loaded = load_sealed(
+                    self._files, self._layout, self._pool, self._index, segment, successor.base
+                )
+                mapped, walked = mapped + loaded.mapped, walked + loaded.records
+                rebuilt += not loaded.mapped
+                self._last_hash = loaded.last_hash
+                self.bound = loaded.next_sequence
+        except JournalCorrupt as error:
+            # What precedes the damage is served; refresh() says what is wrong.
+            findings.append(_finding(error))
+            self.bound = self._index.end
+            self._damage: JournalCorrupt | None = error
+        else:
+            self._damage = None
+            if found.segments:
+                newest = found.segments[-1]
+                check_splice(newest, self._last_hash)
+                mapped += self._begin(newest)
+                before = self._index.end
+                try:
+                    self._advance()
+                except JournalCorrupt as error:
+                    findings.append(_finding(error))
+                    self._damage = error
+                walked += self._index.end - before
+        epoch = max((segment.header.epoch for segment in found.segments), default=0)
+        return OpenReport(
+            False,
+            epoch,
+            len(found.segments),
+            mapped,
+            walked,
+            rebuilt,
+            None,
+            tuple((w.name, w.durable) for w in found.witnesses),
+            {"total": time.perf_counter() - began},
+            tuple(findings),
+        )
+
+    def _begin(self, newest: Found) -> bool:
+        """Make `newest` the segment that grows; whether its sidecar gave a start."""
+        self._pool.set_growing(newest.base, may_map=False)
+        self._growing_header = newest.header
+        self._state = salt_crc(newest.header.salt)
+        self._chain = first_chain(newest.header)
+        self._last_record = None
+        part = usable_sidecar(self._files, self._layout, newest, self._pool.get(newest.base))
+        sidecar = newest.sidecar
+        if part is not None and sidecar is not None:
+            self._index.append(newest.base, part)
+            self._chain = covered_chain(sidecar)
+            self._last_record = (sidecar.last_record_offset, sidecar.last_head_crc)
+            self._last_hash = part.locate(sidecar.count - 1)[0]
+            self._durable = max(self._durable, sidecar.durable)
+            self.bound = max(self.bound, self._chain.sequence)
+        self._part = GrowingPart(self._chain.sequence)
+        self._index.append(newest.base, self._part)
+        return part is not None
+
+    def refresh(self) -> int:
+        """Pick up what became visible. Raises JournalRewound, JournalCorrupt, Damaged."""
+        with self._lock:
+            if self._damage is not None:
+                raise self._damage
+            if not self._index.slots:
+                found = survey(self._files, self._layout, self.identity)
+                if not found.segments:
+                    return self.bound
+                self._begin(found.segments[0])
+            self._check_position()
+            self._advance()
+            return self.bound
+
+    def _check_position(self) -> None:
+        """Raises JournalRewound unless the last accepted record still stands."""
+        base = self._growing_header.base_sequence
+        path = self._layout.segment(base)
+        reader = self._pool.get(base)
+        try:
+            status = self._files.stat(path)
+        except FileNotFoundError as error:
+            raise self._rewound("the segment is gone") from error
+        if (status.st_dev, status.st_ino) != reader.identity():
+            self._pool.forget(base)
+            reader = self._pool.get(base)
+        header = reader.read(0, HEADER_SIZE)
+        if len(header) < HEADER_SIZE or header != self._growing_header.encode():
+            raise self._rewound("the segment was replaced")
+        if self._last_record is not None:
+            offset, head_crc = self._last_record
+            data = reader.read(offset, RECORD_HEADER_SIZE)
+            if len(data) < RECORD_HEADER_SIZE or int.from_bytes(data[4:8], "little") != head_crc:
+                raise self._rewound("the last record that was read is gone")
+        if reader.size() < self._chain.offset:
+            raise self._rewound("the segment is shorter than what was read")
+
+    def _rewound(self, what: str) -> JournalRewound:
+        return JournalRewound(
+            f"the journal lost events that were already read: {what}",
+            file=self._layout.segment(self._growing_header.base_sequence),
+            offset=self._chain.offset,
+            sequence=self._chain.sequence,
+            advice="open the journal anew; compare it with your copy of what you have read",
+        )
+
+    def _advance(self) -> None:
+        """Accept every further record that a reader may see."""
+        hint = read_hint(self._files, self._layout, self.identity.journal_id)
+        if hint is not None:
+            self._durable = max(self._durable, hint.durable)
+        again = True
+        while True:
+            reader = self._pool.get(self._growing_header.base_sequence)
+            size = reader.size()
+            record = read_record(reader.read, size, self._chain, self._state)
+            if isinstance(record, Record):
+                if not self._visible(record):
+                    return
+                self._accept(record)
+                again = True
+                continue
+            if self._next_segment():
+                continue
+            if self._durable <= self._chain.sequence:
+                return
+            if not again:
+                raise self._corrupt(record)
+            # The hint was read before the file: a record below it must be complete.
+            again = False
+
+    def _visible(self, record: Record) -> bool:
+        self._durable = max(self._durable, record.header.durable)
+        if record.next_sequence <= self._durable:
+            return True
+        if not record.header.flags & EAGER:
+            return False
+        # Written in one call, but this reader may be faster than the writer.
+        reader = self._pool.get(self._growing_header.base_sequence)
+        body = reader.read(record.body_offset, record.header.body_len)
+        return check_body(record, body, self._state) is None
+
+    def _accept(self, record: Record) -> None:
+        reader = self._pool.get(self._growing_header.base_sequence)
+        if record.rows:
+            self._last_hash = apply_record(record, reader.read, self._part, self._heads)
+            self._heads.clear()
+        self._chain = record.chain
+        self._last_record = (record.offset, record.header.head_crc)
+        self.bound = record.next_sequence
+
+    def _next_segment(self) -> bool:
+        """Go on to the segment whose name the sequence gives, once it exists."""
+        base = self._chain.sequence
+        if base == self._growing_header.base_sequence:
+            return False
+        path = self._layout.segment(base)
+        try:
+            fd = self._files.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            header = SegmentHeader.decode(self._files.pread(fd, HEADER_SIZE, 0), path)
+        finally:
+            self._files.close(fd)
+        reader = self._pool.get(self._growing_header.base_sequence)
+        size, end = reader.size(), self._chain.offset
+        if last_nonzero(reader.read, size, end) != end:
+            # The successor appeared while we looked: these bytes are complete now.
+            record = read_record(reader.read, reader.size(), self._chain, self._state)
+            if isinstance(record, Record):
+                return True
+            raise self._corrupt(record)
+        found = Found(base, path, header, None)
+        check_splice(found, self._last_hash)
+        # All of a segment that has a successor is durable.
+        self._durable = max(self._durable, base)
+        self._pool.forget(self._growing_header.base_sequence)
+        self._begin(found)
+        return True
+
+    def _corrupt(self, problem: Invalid) -> JournalCorrupt:
+        error = JournalCorrupt(
+            f"acknowledged, durable events are damaged or missing: {problem.reason}",
+            file=self._layout.segment(self._growing_header.base_sequence),
+            offset=problem.offset,
+            sequence=self._chain.sequence,
+            reason=problem.reason,
+            first=self._chain.sequence,
+            last=self._durable - 1,
+            witness="tail.hint",
+            advice=f"what precedes can be read; run: batpak repair {self._layout.root}",
+        )
+        self._damage = error
+        return error
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._pool.close()
+
+
+def _finding(error: JournalCorrupt) -> Finding:
+    return Finding(
+        error.code, error.file or "", error.offset, error.sequence, error.what, None, error.reason
+    )
+
+

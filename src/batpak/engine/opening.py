@@ -1,0 +1,614 @@
+"""Open a journal directory for writing: lock, identity, index, tail rule, re-adoption.
+
+Each step says what a crash there leaves. Nothing is written before the whole journal
+was judged, but the lock file. Source: docs/format.md, "Recovery".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from batpak.config import StoreConfig
+from batpak.engine.reading import LogReader
+from batpak.engine.report import Cut, OpenReport
+from batpak.engine.survey import (
+    Found,
+    check_splice,
+    covered_chain,
+    load_sealed,
+    read_identity,
+    segment_bases,
+    survey,
+    usable_sidecar,
+)
+from batpak.engine.system import open_event
+from batpak.errors import (
+    InvalidInput,
+    JournalCorrupt,
+    JournalLocked,
+    NetworkFilesystem,
+    NotAJournal,
+    UnsupportedFeature,
+)
+from batpak.event import NO_HASH
+from batpak.files import (
+    TEMPORARY_SUFFIX,
+    Files,
+    closing,
+    filesystem_type,
+    is_network_filesystem,
+    refusal,
+    replace_file,
+    wall_us,
+    write_all,
+)
+from batpak.index.growing import GrowingPart
+from batpak.index.parts import Index
+from batpak.journal.header import HEADER_SIZE, SegmentHeader
+from batpak.journal.hint import Hint
+from batpak.journal.identity import FORMAT, Identity
+from batpak.journal.layout import KNOWN_NAMES, Layout
+from batpak.journal.quarantine import quarantine
+from batpak.journal.reading import SegmentPool
+from batpak.journal.record import Chain, Record, salt_crc
+from batpak.journal.recovery import Tail, Witness, first_chain, judge_tail
+from batpak.journal.writer import (
+    Head,
+    Log,
+    Segment,
+    Writer,
+    apply_record,
+    create_segment,
+)
+
+__all__ = ["Opened", "check_place", "open_for_writing"]
+
+logger = logging.getLogger("batpak.open")
+
+MAX_EPOCH = 0xFFFFFFFF
+
+
+@dataclass(slots=True)
+class Opened:
+    """A journal open for writing."""
+
+    identity: Identity
+    layout: Layout
+    index: Index
+    pool: SegmentPool
+    reader: LogReader
+    writer: Writer
+    report: OpenReport
+    sealed: list[tuple[Log, SegmentHeader]] = field(default_factory=list[tuple[Log, SegmentHeader]])
+    """Segments that were rotated away and have no sidecar yet."""
+
+    def begin_part(self, sealed: Log, header: SegmentHeader) -> GrowingPart:
+        """The part for a new segment; after an interruption it may exist already."""
+        base = header.base_sequence
+        if self.index.slots[-1].segment_base != base:
+            self.pool.set_growing(base, may_map=True)
+            self.index.append(base, GrowingPart(base))
+            self.sealed.append((sealed, sealed.segment.header))
+        return self.index.growing
+
+
+class _Phases:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def check_place(layout: Layout, config: StoreConfig) -> None:
+    """Raises NotAJournal or NetworkFilesystem where no journal may be opened."""
+    root = layout.root
+    if os.path.lexists(root) and not os.path.isdir(root):
+        raise NotAJournal(
+            "a journal is a directory, and this is a file", file=root, advice="name another path"
+        )
+    if config.allow_network_filesystem:
+        return
+    existing = root
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    kind = filesystem_type(existing)
+    if is_network_filesystem(kind):
+        raise NetworkFilesystem(
+            f"the path is on a network file system ({kind}), whose locks and syncs can't be trusted",
+            file=root,
+            advice="use a local disk, or pass allow_network_filesystem=True",
+        )
+
+
+def open_for_writing(
+    files: Files, layout: Layout, config: StoreConfig
+) -> Opened:
+    """Lock, recover, index and begin an epoch; the open event is durable on return.
+
+    Raises NotAJournal, NetworkFilesystem, JournalLocked, JournalCorrupt, Damaged,
+    FutureFormat, UnsupportedFeature, NoSpace, StorageFailed, InvalidInput.
+    """
+    phases = _Phases()
+    check_place(layout, config)
+    with phases("lock"):
+        created_parents = _make_root(files, layout)
+        _check_strangers(files, layout)
+        lock_fd = _take_lock(files, layout)
+    opened_fds = [lock_fd]
+    pools: list[SegmentPool] = []
+    try:
+        return _open_locked(
+            files, layout, config, phases, created_parents, opened_fds, pools
+        )
+    except BaseException:
+        for pool in pools:
+            pool.close()
+        for fd in opened_fds:
+            files.close(fd)
+        raise
+
+
+def _open_locked(
+    files: Files,
+    layout: Layout,
+    config: StoreConfig,
+    phases: _Phases,
+    created_parents: list[str],
+    opened_fds: list[int],
+    pools: list[SegmentPool],
+) -> Opened:
+    with phases("identity"):
+        created = _settle_directories(files, layout, created_parents)
+        identity = read_identity(files, layout)
+        bases = segment_bases(files, layout)
+        if identity is None:
+            if bases:
+                raise JournalCorrupt(
+                    "segments without journal.json: whose they are is not known",
+                    file=layout.identity,
+                    reason="no-identity",
+                    advice="restore journal.json from a snapshot; no new one was made",
+                )
+            identity = _create_identity(files, layout, config)
+            created = True
+        elif config.origin is not None and config.origin != identity.origin:
+            raise InvalidInput(
+                f"this journal's origin is {identity.origin!r} and can't be changed",
+                field="origin",
+                value=config.origin,
+            )
+        found = survey(files, layout, identity)
+    for segment in found.segments:
+        bits = segment.header.refuses_writing()
+        if bits:
+            raise UnsupportedFeature(
+                f"this segment uses features that this version can't write: bits {bits:#x}",
+                file=segment.path,
+                bits=bits,
+                advice='upgrade batpak, or open with mode="r"',
+            )
+    best = max(found.witnesses, default=Witness(0, "none"))
+    epoch = found.hint.epoch if found.hint is not None else 0
+    begun = False
+    if not found.segments:
+        if best.durable:
+            raise _nothing_left(layout, best)
+        # Crash before this: creation was cut short and goes on here.
+        first = SegmentHeader(
+            identity.journal_id.bytes, 0, wall_us(), os.urandom(16), NO_HASH, epoch + 1
+        )
+        try:
+            create_segment(files, layout, first)
+        except OSError as error:
+            raise refusal(error, "can't create the first segment", layout.segments) from error
+        found = survey(files, layout, identity)
+        begun = True
+
+    index = Index()
+    pool = SegmentPool(files, layout, config.max_open_files)
+    pools.append(pool)
+    newest = found.segments[-1]
+    pool.set_growing(newest.base, may_map=True)
+    reader = LogReader(index, pool)
+    mapped = rebuilt = walked = 0
+    last_hash, last_hlc = NO_HASH, 0
+    with phases("index"):
+        for segment, successor in zip(found.segments, found.segments[1:], strict=False):
+            check_splice(segment, last_hash)
+            loaded = load_sealed(files, layout, pool, index, segment, successor.base)
+            mapped += loaded.mapped
+            rebuilt += not loaded.mapped
+            walked += loaded.records
+            last_hash, last_hlc = loaded.last_hash, loaded.last_hlc or last_hlc
+            epoch = max(epoch, loaded.max_epoch)
+        check_splice(newest, last_hash)
+
+    with phases("tail"):
+        heads: dict[bytes, Head] = {}
+        start = _start(files, layout, pool, index, newest)
+        records = 0
+        if start is not None:
+            mapped += 1
+            assert newest.sidecar is not None, "it gave the start"
+            records = newest.sidecar.records
+            last_hlc = newest.sidecar.last_hlc
+            last_hash = index.slots[-1].part.locate(newest.sidecar.count - 1)[0]
+        else:
+            start = first_chain(newest.header)
+        growing = GrowingPart(start.sequence)
+        index.append(newest.base, growing)
+        segment_reader = pool.get(newest.base)
+        last_record = newest.sidecar.last_record_offset if records and newest.sidecar else 0
+
+        def apply(record: Record) -> None:
+            nonlocal walked, records, last_hash, last_hlc, last_record
+            if record.rows:
+                last_hash = apply_record(record, segment_reader.read, growing, heads)
+                last_hlc = record.rows[-1].hlc
+            walked += 1
+            records += 1
+            last_record = record.offset
+
+        def previous_hash(entity: bytes) -> bytes:
+            head = heads.get(entity) or reader.head(entity, index.end)
+            return NO_HASH if head is None else head.event_hash
+
+        tail = judge_tail(
+            segment_reader.read,
+            segment_reader.size(),
+            newest.header,
+            start,
+            found.witnesses,
+            apply,
+            previous_hash,
+        )
+        if tail.lost:
+            raise _lost(layout, newest, tail)
+        # The header of a segment that this very open made carries the new epoch already.
+        epoch = max(epoch, tail.max_epoch, *(s.header.epoch for s in found.segments)) + (not begun)
+        if epoch > MAX_EPOCH:
+            raise InvalidInput("the journal was opened 2^32 times", field="epoch", value=epoch)
+
+    with phases("repair"):
+        newest_fd = _own_file(files, layout, newest, tail, pool)
+        opened_fds.append(newest_fd)
+        cut = _cut_tail(files, layout, newest, tail, newest_fd)
+        _readopt(files, newest, tail, newest_fd)
+
+    with phases("begin"):
+        hint_fd = _open_hint(files, layout, identity, newest, tail, epoch)
+        opened_fds.append(hint_fd)
+        state = salt_crc(newest.header.salt)
+        segment = Segment(newest.header, newest_fd, state, newest.path, tail.end.offset)
+        end = tail.end
+        log = Log(
+            segment, end.offset, end.sequence, end.prev_crc, last_hlc, last_record, records, last_hash,
+            epoch,
+        )  # fmt: skip
+        opened: Opened
+        writer = Writer(
+            files,
+            layout,
+            config,
+            journal_id=identity.journal_id.bytes,
+            epoch=epoch,
+            log=log,
+            lock_fd=lock_fd_of(opened_fds),
+            hint_fd=hint_fd,
+            index=growing,
+            heads=heads,
+            cold_head=reader.head,
+            on_rotated=lambda sealed, header: opened.begin_part(sealed, header),
+            timestamp_us=0,
+        )
+        report = OpenReport(
+            created,
+            epoch,
+            len(found.segments),
+            mapped,
+            walked,
+            rebuilt,
+            cut,
+            tuple((w.name, w.durable) for w in (*found.witnesses, tail.durable)),
+            phases.seconds,
+        )
+        opened = Opened(identity, layout, index, pool, reader, writer, report)
+        writer.commit(
+            [
+                open_event(
+                    epoch=epoch,
+                    resumed_at=end.sequence,
+                    cut_bytes=0 if cut is None else cut.bytes,
+                )
+            ]
+        )
+        writer.sync()
+    logger.info(
+        "opened %s: epoch %d, %d segments, %d events", layout.root, epoch, len(found.segments),
+        end.sequence,
+    )  # fmt: skip
+    return opened
+
+
+def lock_fd_of(fds: list[int]) -> int:
+    """The lock's descriptor is the first one opened."""
+    return fds[0]
+
+
+# --- steps -------------------------------------------------------------------
+
+
+def _make_root(files: Files, layout: Layout) -> list[str]:
+    """Create the directory and its parents; returns those that got a new name in them."""
+    missing: list[str] = []
+    path = layout.root
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    parents: list[str] = []
+    for directory in reversed(missing):
+        try:
+            files.mkdir(directory)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise refusal(error, "can't create the journal's directory", directory) from error
+        parents.append(os.path.dirname(directory))
+    return parents
+
+
+def _check_strangers(files: Files, layout: Layout) -> None:
+    """Raises NotAJournal when the directory holds something else."""
+    try:
+        names = files.listdir(layout.root)
+    except OSError as error:
+        raise refusal(error, "can't read the journal's directory", layout.root) from error
+    strangers = sorted(
+        name for name in names if name.removesuffix(TEMPORARY_SUFFIX) not in KNOWN_NAMES
+    )
+    if strangers and "journal.json" not in names:
+        raise NotAJournal(
+            f"this directory holds other files ({', '.join(strangers[:3])}) and no journal",
+            file=layout.root,
+            advice="name an empty or a new directory",
+        )
+
+
+def _take_lock(files: Files, layout: Layout) -> int:
+    """The descriptor of the locked lock file. Raises JournalLocked, Unavailable."""
+    try:
+        fd = files.open(layout.lock, os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise refusal(error, "can't open journal.lock", layout.lock) from error
+    try:
+        if not files.lock(fd):
+            raise _locked(files, layout, fd)
+        ours, named = files.fstat(fd), files.stat(layout.lock)
+        if (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
+            raise _locked(files, layout, fd)
+        if ours.st_nlink > 1:
+            # A hard-linked copy would share our lock, and we its file: make our own.
+            old, fd = fd, _fresh_lock(files, layout)
+            files.close(old)
+        files.truncate(fd, 0)
+        write_all(files, fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        files.close(fd)
+        raise refusal(error, "can't lock the journal", layout.lock) from error
+    except BaseException:
+        files.close(fd)
+        raise
+    return fd
+
+
+def _fresh_lock(files: Files, layout: Layout) -> int:
+    temporary = layout.lock + TEMPORARY_SUFFIX
+    fd = files.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR)
+    try:
+        if not files.lock(fd):
+            raise _locked(files, layout, fd)
+        files.rename(temporary, layout.lock)
+    except BaseException:
+        files.close(fd)
+        raise
+    return fd
+
+
+def _locked(files: Files, layout: Layout, fd: int) -> JournalLocked:
+    text = files.pread(fd, 32, 0).strip()
+    pid = int(text) if text.isdigit() else None
+    holder = "another process" if pid is None else f"process {pid}"
+    return JournalLocked(
+        f"the journal is open for writing in {holder}",
+        file=layout.lock,
+        pid=pid,
+        advice='wait for it to close, or read with mode="r"',
+    )
+
+
+def _settle_directories(files: Files, layout: Layout, created_parents: list[str]) -> bool:
+    """Make every name durable that a killed predecessor may have left unsynced."""
+    try:
+        try:
+            files.mkdir(layout.segments)
+            created = True
+        except FileExistsError:
+            created = False
+        for directory in (layout.root, layout.segments):
+            for name in files.listdir(directory):
+                if name.endswith(TEMPORARY_SUFFIX):
+                    files.unlink(os.path.join(directory, name))
+        files.sync_directory(layout.segments)
+        files.sync_directory(layout.root)
+        if not segment_bases(files, layout):
+            for parent in {*created_parents, os.path.dirname(layout.root)}:
+                files.sync_directory(parent)
+    except OSError as error:
+        raise refusal(error, "can't prepare the journal's directory", layout.root) from error
+    return created
+
+
+def _create_identity(files: Files, layout: Layout, config: StoreConfig) -> Identity:
+    journal_id: UUID = uuid4()
+    identity = Identity(
+        FORMAT, journal_id, wall_us(), config.origin or f"batpak/{journal_id}", ()
+    )
+    try:
+        replace_file(files, layout.identity, identity.encode())
+    except OSError as error:
+        raise refusal(error, "can't write journal.json", layout.identity) from error
+    return identity
+
+
+def _start(
+    files: Files, layout: Layout, pool: SegmentPool, index: Index, newest: Found
+) -> Chain | None:
+    """Where the walk of the newest segment may begin, its sidecar being in the index."""
+    part = usable_sidecar(files, layout, newest, pool.get(newest.base))
+    if part is None or newest.sidecar is None:
+        return None
+    index.append(newest.base, part)
+    return covered_chain(newest.sidecar)
+
+
+def _nothing_left(layout: Layout, best: Witness) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"all segments are gone: {best.durable} durable events are missing",
+        file=layout.segments,
+        sequence=0,
+        reason="no-segment",
+        first=0,
+        last=best.durable - 1,
+        witness=best.name,
+        advice="restore the journal from a snapshot",
+    )
+
+
+def _lost(layout: Layout, newest: Found, tail: Tail) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"acknowledged, durable events are damaged or missing: {tail.problem.reason}",
+        file=newest.path,
+        offset=tail.end.offset,
+        sequence=tail.end.sequence,
+        reason=tail.problem.reason,
+        first=tail.end.sequence,
+        last=tail.durable.durable - 1,
+        witness=tail.durable.name,
+        advice=f'run: batpak repair {layout.root}; reading with mode="r" serves what precedes',
+    )
+
+
+def _own_file(
+    files: Files, layout: Layout, newest: Found, tail: Tail, pool: SegmentPool
+) -> int:
+    """The newest segment opened for writing, as a file that no other name shares."""
+    try:
+        fd = files.open(newest.path, os.O_RDWR)
+        if files.fstat(fd).st_nlink == 1:
+            return fd
+        # A snapshot made of hard links must not change under our feet: write a copy.
+        temporary = newest.path + TEMPORARY_SUFFIX
+        with closing(files, files.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR)) as copy:
+            _copy(files, fd, copy, max(tail.garbage_end, tail.end.offset))
+            files.sync_file(copy)
+        files.close(fd)
+        files.rename(temporary, newest.path)
+        files.sync_directory(layout.segments)
+        pool.forget(newest.base)
+        return files.open(newest.path, os.O_RDWR)
+    except OSError as error:
+        raise refusal(error, "can't open the newest segment for writing", newest.path) from error
+
+
+def _copy(files: Files, source: int, target: int, length: int) -> None:
+    position = 0
+    while position < length:
+        data = files.pread(source, min(1 << 20, length - position), position)
+        if not data:
+            return
+        write_all(files, target, data, position)
+        position += len(data)
+
+
+def _cut_tail(files: Files, layout: Layout, newest: Found, tail: Tail, fd: int) -> Cut | None:
+    """Set aside what was never known to be durable, then cut it; the order matters."""
+    end = tail.end.offset
+    length = tail.garbage_end - end
+    path: str | None = None
+    try:
+        if length:
+            data = b"".join(
+                files.pread(fd, min(1 << 24, tail.garbage_end - at), at)
+                for at in range(end, tail.garbage_end, 1 << 24)
+            )
+            path = quarantine(
+                files,
+                layout,
+                base=newest.base,
+                offset=end,
+                data=data,
+                expected_sequence=tail.end.sequence,
+                durable=tail.durable.durable,
+                reason=tail.problem.reason,
+            )
+        # Crash before this: the same bytes are found again and kept under the same name.
+        if files.fstat(fd).st_size != end:
+            files.truncate(fd, end)
+            files.sync_file(fd)
+    except OSError as error:
+        raise refusal(error, "can't set the torn tail aside; nothing was changed", newest.path) from error  # noqa: E501  # one sentence
+    if not length:
+        return None
+    logger.warning("cut %d bytes from %s at %d: %s", length, newest.path, end, tail.problem.reason)
+    return Cut(length, tail.end.sequence, newest.path, end, tail.problem.reason, path)
+
+
+def _readopt(files: Files, newest: Found, tail: Tail, fd: int) -> None:
+    """Write what is not proven to be on the disk over itself, and sync it.
+
+    After a failed fsync the page cache can show bytes that the disk does not hold.
+    """
+    start, end = max(tail.readopt_from, HEADER_SIZE), tail.end.offset
+    if start >= end:
+        return
+    try:
+        for at in range(start, end, 1 << 20):
+            write_all(files, fd, files.pread(fd, min(1 << 20, end - at), at), at)
+        files.sync_file(fd)
+    except OSError as error:
+        raise refusal(error, "can't make the log's end durable again", newest.path) from error
+
+
+def _open_hint(
+    files: Files, layout: Layout, identity: Identity, newest: Found, tail: Tail, epoch: int
+) -> int:
+    """tail.hint, saying what is durable now, synced."""
+    hint = Hint(
+        identity.journal_id.bytes, epoch, newest.base, tail.end.offset, tail.end.sequence
+    )
+    try:
+        try:
+            if files.stat(layout.hint).st_nlink > 1:
+                replace_file(files, layout.hint, hint.encode())
+        except FileNotFoundError:
+            replace_file(files, layout.hint, hint.encode())
+        fd = files.open(layout.hint, os.O_RDWR)
+        try:
+            write_all(files, fd, hint.encode(), 0)
+            files.sync_file(fd)
+        except BaseException:
+            files.close(fd)
+            raise
+        return fd
+    except OSError as error:
+        raise refusal(error, "can't write tail.hint", layout.hint) from error

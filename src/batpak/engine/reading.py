@@ -1,0 +1,199 @@
+"""Read events below a bound: one at a time, in pages, in streams; every read is checked.
+
+The bound is the reader's: taken once, it fixes the prefix that the reader sees. Knows
+index and segments, not who may see what.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from blake3 import blake3
+
+from batpak.errors import JournalCorrupt, PayloadDamaged
+from batpak.event import (
+    CONTENT_PREFIX,
+    EVENT_PREFIX,
+    ROW_SIZE,
+    Event,
+    EventSummary,
+    PayloadState,
+)
+from batpak.index.parts import Index, Slot
+from batpak.index.query import Query
+from batpak.journal.reading import SegmentPool
+from batpak.journal.writer import Head
+
+__all__ = ["LogReader"]
+
+_NEEDED: Final = struct.Struct("<Q76xI6xHHBBI8x32s32x")
+"""Of a row: sequence, extensions_len, entity_len, scope_len, row_version, codec,
+envelope_len, content_hash."""
+_CHUNK: Final = 1024
+
+
+class LogReader:
+    """Events of one journal, by sequence, id or region."""
+
+    def __init__(self, index: Index, pool: SegmentPool) -> None:
+        self.index = index
+        self.pool = pool
+
+    def at(self, sequence: int, *, event_hash: bool = True) -> Event:
+        """The event at `sequence`, below the caller's bound; its content hash checked.
+
+        With `event_hash`, the row's hash is recomputed too. Raises JournalCorrupt,
+        PayloadDamaged.
+        """
+        slot = self.index.slot_of(sequence)
+        digest, row_at, metadata_at, envelope_at = slot.part.locate(sequence - slot.first)
+        read = self.pool.get(slot.segment_base).read
+        row = read(row_at, ROW_SIZE)
+        if len(row) < ROW_SIZE:
+            raise self._lost_row(slot, sequence, row_at)
+        found, ext, entity, scope, _, codec, size, content = _NEEDED.unpack(row)
+        metadata = read(metadata_at, entity + scope + ext)
+        if found != sequence:
+            raise self._lost_row(slot, sequence, row_at)
+        if event_hash and blake3(EVENT_PREFIX + row + metadata).digest() != digest:
+            raise JournalCorrupt(
+                f"event {sequence} is not what was written: its event hash is wrong",
+                file=self._file(slot),
+                offset=row_at,
+                sequence=sequence,
+                reason="event-hash",
+                first=sequence,
+                last=sequence,
+                advice="run: batpak verify JOURNAL",
+            )
+        if not envelope_at:
+            return Event(row, metadata, None, PayloadState.ERASED)
+        envelope = read(envelope_at, size)
+        if blake3(CONTENT_PREFIX[codec] + envelope).digest() != content:
+            raise self._damaged_payload(slot, sequence, envelope_at)
+        return Event(row, metadata, envelope)
+
+    def find(self, event_id: bytes, bound: int) -> int | None:
+        """The sequence below `bound` of the event with this id."""
+        for sequence in self.index.find(event_id, bound):
+            slot = self.index.slot_of(sequence)
+            row_at = slot.part.locate(sequence - slot.first)[1]
+            if self.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id:
+                return sequence
+        return None
+
+    def head(self, entity: bytes, bound: int) -> Head | None:
+        """Where the entity's stream ends, recomputed from segment bytes. Raises JournalCorrupt."""
+        sequence = self.index.last_of(entity, bound)
+        if sequence is None:
+            return None
+        event = self.summary(sequence)
+        if event.metadata_bytes[: event.row.entity_len] != entity:
+            slot = self.index.slot_of(sequence)
+            raise self._lost_row(slot, sequence, slot.part.locate(sequence - slot.first)[1])
+        return Head(event.clock + 1, event.event_hash)
+
+    def summary(self, sequence: int) -> EventSummary:
+        """The event at `sequence` without its payload, its event hash checked."""
+        slot = self.index.slot_of(sequence)
+        digest, row_at, metadata_at, _ = slot.part.locate(sequence - slot.first)
+        read = self.pool.get(slot.segment_base).read
+        row = read(row_at, ROW_SIZE)
+        if len(row) == ROW_SIZE:
+            found, ext, entity, scope, *_ = _NEEDED.unpack(row)
+            event = EventSummary(row, read(metadata_at, entity + scope + ext))
+            if found == sequence and event.event_hash == digest:
+                return event
+        raise self._lost_row(slot, sequence, row_at)
+
+    def scan(self, query: Query, low: int, high: int) -> Iterator[Event]:
+        """Matching events with sequences in [low, high), ascending; content hashes checked.
+
+        Raises JournalCorrupt, PayloadDamaged.
+        """
+        hasher = blake3()
+        # Bound once: the loop below runs for each event of a journal.
+        reset, update, digest = hasher.reset, hasher.update, hasher.digest
+        needed, make, prefixes = _NEEDED.unpack, Event, CONTENT_PREFIX
+        for match in self.index.select(query, low, high):
+            slot, rows = match
+            first = slot.first
+            read = self.pool.get(slot.segment_base).read
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                places = zip(chunk.tolist(), *slot.part.offsets(chunk), strict=True)
+                for row_number, row_at, metadata_at, envelope_at in places:
+                    row = read(row_at, 176)
+                    if len(row) < 176:
+                        raise self._lost_row(slot, first + row_number, row_at)
+                    found, ext, entity, scope, _, codec, size, content = needed(row)
+                    if found != first + row_number:
+                        raise self._lost_row(slot, first + row_number, row_at)
+                    metadata = read(metadata_at, entity + scope + ext)
+                    if not envelope_at:
+                        yield make(row, metadata, None, PayloadState.ERASED)
+                        continue
+                    envelope = read(envelope_at, size)
+                    reset()
+                    update(prefixes[codec] + envelope)
+                    if digest() != content:
+                        raise self._damaged_payload(slot, found, envelope_at)
+                    yield make(row, metadata, envelope)
+
+    def scan_summaries(self, query: Query, low: int, high: int) -> Iterator[EventSummary]:
+        """As `scan`, without reading payloads. Raises JournalCorrupt."""
+        for slot, rows in self.index.select(query, low, high):
+            read = self.pool.get(slot.segment_base).read
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                places = zip(chunk.tolist(), *slot.part.offsets(chunk), strict=True)
+                for row_number, row_at, metadata_at, _ in places:
+                    row = read(row_at, 176)
+                    if len(row) < 176 or _sequence(row) != slot.first + row_number:
+                        raise self._lost_row(slot, slot.first + row_number, row_at)
+                    _, ext, entity, scope, *_ = _NEEDED.unpack(row)
+                    yield EventSummary(row, read(metadata_at, entity + scope + ext))
+
+    def count(self, query: Query, low: int, high: int) -> int:
+        """How many events match in [low, high), from the index alone."""
+        if query.is_all:
+            return max(high - low, 0)
+        return sum(len(match.rows) for match in self.index.select(query, low, high))
+
+    def sequences(self, query: Query, low: int, high: int) -> Iterator[int]:
+        """Sequences of matching events in [low, high), ascending."""
+        for slot, rows in self.index.select(query, low, high):
+            for row in rows.tolist():
+                yield slot.first + row
+
+    def _file(self, slot: Slot) -> str:
+        return self.pool.path(slot.segment_base)
+
+    def _lost_row(self, slot: Slot, sequence: int, offset: int) -> JournalCorrupt:
+        return JournalCorrupt(
+            f"event {sequence} is not where the index says: the segment or its sidecar is damaged",
+            file=self._file(slot),
+            offset=offset,
+            sequence=sequence,
+            reason="row",
+            first=sequence,
+            last=sequence,
+            advice="run: batpak verify JOURNAL; delete the .idx file if the segment is good",
+        )
+
+    def _damaged_payload(self, slot: Slot, sequence: int, offset: int) -> PayloadDamaged:
+        return PayloadDamaged(
+            f"the payload of event {sequence} is not what was written",
+            file=self._file(slot),
+            offset=offset,
+            sequence=sequence,
+            reason="content-hash",
+            advice="restore it from a snapshot; run: batpak verify JOURNAL",
+        )
+
+
+def _sequence(row: bytes) -> int:
+    return int.from_bytes(row[:8], "little")
+

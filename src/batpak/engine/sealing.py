@@ -1,0 +1,95 @@
+"""Write the sidecar of a segment: its part of the index, for the next open.
+
+Always after the sync that covers its bytes. A sidecar that can't be written costs
+time at the next open and nothing else, so failures are logged, not raised.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from batpak.engine.survey import Found, usable_sidecar
+from batpak.files import Files, replace_file
+from batpak.index.columns import Columns
+from batpak.index.growing import GrowingPart
+from batpak.index.mapped import MappedPart
+from batpak.index.parts import Index
+from batpak.journal.header import SegmentHeader
+from batpak.journal.layout import Layout
+from batpak.journal.reading import SegmentPool
+from batpak.journal.sidecar import SidecarHeader, decode_sidecar_header, encode_sidecar
+from batpak.journal.writer import Log
+
+__all__ = ["covered_records", "map_sidecar", "write_sidecar"]
+
+logger = logging.getLogger("batpak.journal")
+
+MIN_UNCOVERED = 1024
+"""At a clean close, a sidecar is written when so many records are not covered."""
+
+
+def covered_records(index: Index, base: int) -> int:
+    """Records of a segment that its sidecar in the index covers."""
+    return sum(
+        slot.part.header.records
+        for slot in index.slots
+        if slot.segment_base == base and isinstance(slot.part, MappedPart)
+    )
+
+
+def write_sidecar(
+    files: Files, layout: Layout, index: Index, log: Log, header: SegmentHeader, durable: int
+) -> SidecarHeader | None:
+    """The sidecar for everything up to the end of `log`; None when it was not written."""
+    base = header.base_sequence
+    columns: Columns | None = None
+    for slot in index.slots:
+        if slot.segment_base != base:
+            continue
+        if isinstance(slot.part, GrowingPart):
+            more = slot.part.columns(log.sequence - slot.first, slot.first - base)
+        else:
+            more = slot.part.columns()
+        columns = more if columns is None else columns.followed_by(more)
+    if columns is None or not len(columns):
+        return None
+    sidecar = SidecarHeader(
+        header.journal_id,
+        base,
+        len(columns),
+        log.end,
+        durable,
+        header.salt,
+        header.generation,
+        log.prev_crc,
+        log.record_offset,
+        log.hlc,
+        log.epoch,
+        log.records,
+    )
+    data = encode_sidecar(sidecar, columns.arrays())
+    try:
+        replace_file(files, layout.sidecar(base), data)
+    except OSError as error:
+        logger.warning("sidecar of segment %d not written: %s", base, error)
+        return None
+    return decode_sidecar_header(data)
+
+
+def map_sidecar(
+    files: Files,
+    layout: Layout,
+    pool: SegmentPool,
+    index: Index,
+    header: SegmentHeader,
+    sidecar: SidecarHeader,
+) -> bool:
+    """Put a sealed segment's new sidecar in the place of its parts in memory."""
+    base = header.base_sequence
+    pool.forget(base)
+    found = Found(base, layout.segment(base), header, sidecar)
+    part = usable_sidecar(files, layout, found, pool.get(base))
+    if part is None:
+        return False
+    index.replace(base, part)
+    return True

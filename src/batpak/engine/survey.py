@@ -1,0 +1,284 @@
+"""Look at a journal directory: identity, segments, sidecars, witnesses; change nothing.
+
+What a writer's open, a follower and repair have in common.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from uuid import UUID
+
+from batpak.errors import JournalCorrupt
+from batpak.event import NO_HASH
+from batpak.files import Files, closing, read_small, refusal
+from batpak.index.growing import GrowingPart
+from batpak.index.mapped import MappedPart
+from batpak.index.parts import Index
+from batpak.journal.header import HEADER_SIZE, SegmentHeader
+from batpak.journal.hint import HINT_SIZE, Hint
+from batpak.journal.identity import Identity
+from batpak.journal.layout import Layout, parse_segment_name
+from batpak.journal.reading import SegmentPool, SegmentReader
+from batpak.journal.record import Chain, Record, salt_crc
+from batpak.journal.recovery import Witness, first_chain, last_nonzero, walk
+from batpak.journal.sidecar import (
+    SIDECAR_PREFIX_SIZE,
+    SidecarHeader,
+    decode_sidecar_header,
+    sidecar_bytes,
+)
+from batpak.journal.writer import Head, apply_record
+
+__all__ = [
+    "Found",
+    "Loaded",
+    "Survey",
+    "check_splice",
+    "covered_chain",
+    "load_sealed",
+    "read_hint",
+    "read_identity",
+    "segment_bases",
+    "survey",
+    "usable_sidecar",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One segment file and what its header and its sidecar say."""
+
+    base: int
+    path: str
+    header: SegmentHeader
+    sidecar: SidecarHeader | None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A journal directory as it stands."""
+
+    identity: Identity
+    segments: tuple[Found, ...]
+    hint: Hint | None
+    witnesses: tuple[Witness, ...]
+
+
+def read_identity(files: Files, layout: Layout) -> Identity | None:
+    """journal.json; None when there is none. Raises Damaged, FutureFormat, Unavailable."""
+    try:
+        data = read_small(files, layout.identity)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise refusal(error, "can't read journal.json", layout.identity) from error
+    return Identity.decode(data, layout.identity)
+
+
+def segment_bases(files: Files, layout: Layout) -> list[int]:
+    """Base sequences of the segment files, ascending; empty without a folder."""
+    try:
+        names = files.listdir(layout.segments)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise refusal(error, "can't list the segments", layout.segments) from error
+    return sorted(base for base in map(parse_segment_name, names) if base is not None)
+
+
+def read_hint(files: Files, layout: Layout, journal_id: UUID) -> Hint | None:
+    """tail.hint, when it is there, valid and of this journal."""
+    try:
+        with closing(files, files.open(layout.hint, os.O_RDONLY)) as fd:
+            hint = Hint.decode(files.pread(fd, HINT_SIZE, 0))
+    except OSError:
+        # A witness only: one that can't be read is one that is not there.
+        return None
+    return hint if hint is not None and hint.journal_id == journal_id.bytes else None
+
+
+def read_sidecar_header(files: Files, layout: Layout, base: int) -> SidecarHeader | None:
+    """The header of a segment's sidecar, its own checksum right; None otherwise."""
+    try:
+        with closing(files, files.open(layout.sidecar(base), os.O_RDONLY)) as fd:
+            return decode_sidecar_header(files.pread(fd, SIDECAR_PREFIX_SIZE, 0))
+    except OSError:
+        return None
+
+
+def survey(files: Files, layout: Layout, identity: Identity) -> Survey:
+    """Read every header. Raises JournalCorrupt, FutureFormat, UnsupportedFeature, Unavailable."""
+    found: list[Found] = []
+    witnesses: list[Witness] = []
+    hint = read_hint(files, layout, identity.journal_id)
+    if hint is not None:
+        witnesses.append(Witness(hint.durable, "tail.hint"))
+    bases = segment_bases(files, layout)
+    for place, base in enumerate(bases):
+        path = layout.segment(base)
+        try:
+            with closing(files, files.open(path, os.O_RDONLY)) as fd:
+                data = files.pread(fd, HEADER_SIZE, 0)
+        except OSError as error:
+            raise refusal(error, "can't read a segment", path) from error
+        try:
+            header = SegmentHeader.decode(data, path)
+        except JournalCorrupt as error:
+            if place == len(bases) - 1 and not data.strip(b"\0"):
+                error.facts["reason"] = error.reason = "empty-segment"
+            raise
+        if header.base_sequence != base:
+            raise _corrupt(path, 16, "base", "the segment's name and header disagree", base)
+        if not identity.accepts(header.journal_id, base):
+            raise _corrupt(
+                path, 16, "journal-id", "the segment belongs to another journal", base
+            )
+        sidecar = read_sidecar_header(files, layout, base)
+        if sidecar is not None and not _belongs(sidecar, header):
+            sidecar = None
+        if sidecar is not None:
+            witnesses.append(Witness(sidecar.durable, os.path.basename(layout.sidecar(base))))
+        found.append(Found(base, path, header, sidecar))
+    witnesses += _orphans(files, layout, identity, set(bases))
+    if found and found[0].base != 0:
+        raise _corrupt(
+            found[0].path, 32, "first-segment", "the journal's first segment is missing", 0
+        )
+    return Survey(identity, tuple(found), hint, tuple(witnesses))
+
+
+def _belongs(sidecar: SidecarHeader, header: SegmentHeader) -> bool:
+    return (sidecar.journal_id, sidecar.base_sequence, sidecar.salt, sidecar.generation) == (
+        header.journal_id, header.base_sequence, header.salt, header.generation,
+    )  # fmt: skip
+
+
+def _orphans(files: Files, layout: Layout, identity: Identity, bases: set[int]) -> list[Witness]:
+    """Sidecars of ours whose segment is gone: segments never go by themselves."""
+    found: list[Witness] = []
+    try:
+        names = files.listdir(layout.segments)
+    except FileNotFoundError:
+        return []
+    for name in sorted(names):
+        base = parse_segment_name(name.removesuffix(".idx") + ".seg")
+        if not name.endswith(".idx") or base is None or base in bases:
+            continue
+        sidecar = read_sidecar_header(files, layout, base)
+        if sidecar is None or sidecar.base_sequence != base:
+            continue
+        if sidecar.journal_id == identity.journal_id.bytes:
+            found.append(Witness(sidecar.durable, name))
+    return found
+
+
+def usable_sidecar(files: Files, layout: Layout, found: Found, read: SegmentReader) -> (
+    MappedPart | None
+):
+    """The segment's sidecar as an index part; None unless it agrees with the segment."""
+    sidecar = found.sidecar
+    if sidecar is None or sidecar.durable < sidecar.next_sequence or not sidecar.count:
+        return None
+    chain = Chain(sidecar.last_record_offset, 0, 0, 0)
+    try:
+        data = read.read(chain.offset, 64)
+        if len(data) < 64 or int.from_bytes(data[4:8], "little") != sidecar.last_head_crc:
+            return None
+        if not HEADER_SIZE <= chain.offset < sidecar.covered <= read.size():
+            return None
+        fd = files.open(layout.sidecar(found.base), os.O_RDONLY)
+        with closing(files, fd):
+            size = files.fstat(fd).st_size
+            if size < sidecar_bytes(sidecar):
+                return None
+            mapped = files.map(fd, size)
+    except (OSError, ValueError):
+        return None
+    return MappedPart.of(sidecar, mapped, read.read)
+
+
+def covered_chain(sidecar: SidecarHeader) -> Chain:
+    """The state after the last record that a sidecar covers."""
+    return Chain(sidecar.covered, sidecar.next_sequence, sidecar.last_head_crc, sidecar.max_epoch)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A sealed segment in the index, and what was learned on the way."""
+
+    next_sequence: int
+    last_hash: bytes
+    last_hlc: int
+    max_epoch: int
+    mapped: bool
+    records: int
+    end: Chain
+
+
+def load_sealed(
+    files: Files, layout: Layout, pool: SegmentPool, index: Index, found: Found, next_base: int
+) -> Loaded:
+    """Put a segment that has a successor into the index, from its sidecar or by walking.
+
+    Raises JournalCorrupt: in such a segment an invalid position is damage.
+    """
+    reader = pool.get(found.base)
+    part = usable_sidecar(files, layout, found, reader)
+    sidecar = found.sidecar
+    if part is not None and sidecar is not None and sidecar.next_sequence == next_base:
+        index.append(found.base, part)
+        last_hash = part.locate(sidecar.count - 1)[0]
+        return Loaded(
+            next_base, last_hash, sidecar.last_hlc, sidecar.max_epoch, True, 0,
+            covered_chain(sidecar),
+        )  # fmt: skip
+    growing = GrowingPart(found.base)
+    index.append(found.base, growing)
+    state = Loaded(found.base, NO_HASH, 0, found.header.epoch, False, 0, first_chain(found.header))
+    heads: dict[bytes, Head] = {}
+
+    def apply(record: Record) -> None:
+        if record.rows:
+            state.last_hash = apply_record(record, reader.read, growing, heads)
+            state.last_hlc = record.rows[-1].hlc
+        state.records += 1
+
+    size = reader.size()
+    end, problem = walk(reader.read, size, state.end, salt_crc(found.header.salt), apply)
+    state.end, state.next_sequence, state.max_epoch = end, end.sequence, end.epoch
+    zeros = last_nonzero(reader.read, size, end.offset) == end.offset
+    if end.sequence != next_base or not zeros:
+        raise JournalCorrupt(
+            f"acknowledged events are damaged or missing: {problem.reason}",
+            file=found.path,
+            offset=problem.offset,
+            sequence=end.sequence,
+            reason=problem.reason,
+            first=end.sequence,
+            last=next_base - 1,
+            witness=f"segment {next_base}",
+            advice=f"run: batpak repair {layout.root}",
+        )
+    return state
+
+
+def check_splice(found: Found, last_hash: bytes) -> None:
+    """Raises JournalCorrupt when a segment continues another history."""
+    if found.header.prev_event_hash != last_hash:
+        raise _corrupt(
+            found.path, 80, "splice", "the segment continues another history", found.base
+        )
+
+
+def _corrupt(path: str, offset: int, reason: str, what: str, sequence: int) -> JournalCorrupt:
+    return JournalCorrupt(
+        what,
+        file=path,
+        offset=offset,
+        sequence=sequence,
+        reason=reason,
+        first=sequence,
+        advice="run: batpak repair JOURNAL",
+    )
+

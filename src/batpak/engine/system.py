@@ -1,0 +1,49 @@
+"""Events that the journal writes about itself: their coordinate, payloads and encoding.
+
+Payload keys, types and order are fixed by golden vectors; see docs/format.md,
+"System events".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batpak import canonical, kinds
+from batpak.coordinate import Coordinate
+from batpak.event import CODEC_PLAIN, content_hash
+from batpak.journal.writer import Prepared
+from batpak.kinds import EventKind
+
+__all__ = ["LIFECYCLE", "RESERVED_ENTITY_PREFIX", "close_event", "open_event", "repaired_event"]
+
+LIFECYCLE = Coordinate("batpak:store", "batpak:lifecycle")
+RESERVED_ENTITY_PREFIX = "batpak:"
+_VERSION = 1
+
+
+def _system_event(kind: EventKind, payload: dict[str, Any]) -> Prepared:
+    data = canonical.encode(payload)
+    return Prepared(
+        LIFECYCLE, kind.raw, _VERSION, CODEC_PLAIN, data, content_hash(CODEC_PLAIN, data)
+    )
+
+
+def open_event(*, epoch: int, resumed_at: int, cut_bytes: int) -> Prepared:
+    """0x0008: a writer opened the journal."""
+    return _system_event(
+        kinds.SYSTEM_OPEN_COMPLETED,
+        {"epoch": epoch, "resumed_at": resumed_at, "cut_bytes": cut_bytes},
+    )
+
+
+def close_event(*, epoch: int, events: int) -> Prepared:
+    """0x0009: the writer closed it cleanly after `events` events of its epoch."""
+    return _system_event(kinds.SYSTEM_CLOSE_COMPLETED, {"epoch": epoch, "events": events})
+
+
+def repaired_event(*, from_journal: bytes, at: int, until: int) -> Prepared:
+    """0x0018: a repair kept the events below `at`; a witness had known of `until`."""
+    return _system_event(
+        kinds.SYSTEM_RESTORED,
+        {"action": "repaired", "from_journal": from_journal, "at": at, "until": until},
+    )

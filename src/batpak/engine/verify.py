@@ -1,0 +1,325 @@
+"""Check a journal from its segment bytes: every checksum, hash and link, in one pass.
+
+Trusts nothing that is derived: the index is compared with the segments, not used.
+Findings name file, offset, sequence and reason; nothing is raised for damage.
+Source: docs/format.md, "Verifying".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from batpak.engine.reading import LogReader
+from batpak.engine.report import Finding, VerifyReport
+from batpak.engine.survey import segment_bases
+from batpak.errors import BatpakError, JournalCorrupt
+from batpak.event import CONTENT_PREFIX, EVENT_PREFIX, NO_HASH, NO_ID
+from batpak.files import Files
+from batpak.index.parts import Index
+from batpak.journal.header import HEADER_SIZE, SegmentHeader
+from batpak.journal.identity import Identity
+from batpak.journal.layout import Layout
+from batpak.journal.reading import SegmentReader
+from batpak.journal.record import (
+    MAGIC,
+    RECORD_HEADER_SIZE,
+    Chain,
+    Invalid,
+    Record,
+    check_body,
+    decode_header,
+    read_record,
+    salt_crc,
+)
+from batpak.journal.recovery import first_chain, last_nonzero
+
+__all__ = ["verify_journal"]
+
+_KNOWN_FLAGS = 0x1FF
+_PROGRESS_EVERY = 4096
+
+
+@dataclass(slots=True)
+class _State:
+    """What the checked prefix of the journal leaves behind for what follows."""
+
+    bound: int
+    full: bool
+    report: VerifyReport
+    index: Index
+    total: int
+    progress: Callable[[int, int], None] | None
+    done: int = 0
+    sequence: int = 0
+    epoch: int = 0
+    hlc: int = 0
+    last_hash: bytes = NO_HASH
+    heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
+    after_gap: bool = False
+    """After a gap an entity's first event can't be checked against its predecessor."""
+
+
+def verify_journal(
+    files: Files,
+    layout: Layout,
+    identity: Identity,
+    reader: LogReader,
+    bound: int,
+    level: str,
+    progress: Callable[[int, int], None] | None,
+) -> VerifyReport:
+    """Check all events below `bound`. "full" checks payload sections and content hashes too."""
+    began = time.perf_counter()
+    report = VerifyReport(level)
+    bases = [base for base in segment_bases(files, layout) if base < bound or base == 0]
+    total = 0
+    for base in bases:
+        try:
+            total += files.stat(layout.segment(base)).st_size
+        except OSError:
+            continue
+    state = _State(bound, level == "full", report, reader.index, total, progress)
+    for place, base in enumerate(bases):
+        successor = bases[place + 1] if place + 1 < len(bases) else None
+        _check_segment(files, layout, identity, base, successor, state)
+    if state.sequence < bound and not report.findings:
+        _add(
+            state, "missing-events", layout.segments, None, state.sequence,
+            f"events {state.sequence} to {bound - 1} are missing", bound, state.sequence,
+        )  # fmt: skip
+    if progress is not None:
+        progress(total, total)
+    report.segments = len(bases)
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _add(
+    state: _State,
+    code: str,
+    file: str,
+    offset: int | None,
+    sequence: int | None,
+    message: str,
+    expected: object = None,
+    found: object = None,
+) -> None:
+    where = f"{message}; restore the event from a snapshot, or run: batpak repair JOURNAL"
+    state.report.findings.append(Finding(code, file, offset, sequence, where, expected, found))
+
+
+def _check_segment(
+    files: Files,
+    layout: Layout,
+    identity: Identity,
+    base: int,
+    successor: int | None,
+    state: _State,
+) -> None:
+    path = layout.segment(base)
+    try:
+        # Positional reads only: the file may be cut by its writer while we look.
+        reader = SegmentReader(files, path, may_map=successor is not None)
+    except OSError as error:
+        _add(state, "unreadable", path, 0, base, f"the segment can't be read: {error}")
+        return
+    try:
+        try:
+            header = SegmentHeader.decode(reader.read(0, HEADER_SIZE), path)
+        except BatpakError as error:
+            reason = error.reason if isinstance(error, JournalCorrupt) else error.code
+            _add(state, str(reason), path, 0, base, error.what)
+            return
+        if header.base_sequence != base or not identity.accepts(header.journal_id, base):
+            _add(state, "journal-id", path, 16, base, "the segment is of another journal")
+        if base != state.sequence:
+            _add(
+                state, "missing-events", path, 32, state.sequence,
+                f"events {state.sequence} to {base - 1} are missing", state.sequence, base,
+            )  # fmt: skip
+            _skip_to(state, base)
+        elif header.prev_event_hash != state.last_hash and not state.after_gap:
+            _add(
+                state, "splice", path, 80, base, "the segment continues another history",
+                state.last_hash.hex(), header.prev_event_hash.hex(),
+            )  # fmt: skip
+        _check_records(reader, header, successor, state)
+    except OSError as error:
+        _add(state, "unreadable", path, None, state.sequence, f"reading failed: {error}")
+    finally:
+        reader.close()
+
+
+def _skip_to(state: _State, sequence: int) -> None:
+    state.sequence = sequence
+    state.heads.clear()
+    state.after_gap = True
+
+
+def _check_records(
+    reader: SegmentReader, header: SegmentHeader, successor: int | None, state: _State
+) -> None:
+    salt_state = salt_crc(header.salt)
+    size = reader.size()
+    state.report.bytes += size
+    chain = first_chain(header)
+    if header.epoch < state.epoch:
+        _add(
+            state, "epoch", reader.path, 112, chain.sequence, "the segment's epoch went back",
+            state.epoch, header.epoch,
+        )  # fmt: skip
+    read, begun = reader.read, state.done
+    since = 0
+    end = min(state.bound, successor) if successor is not None else state.bound
+    while True:
+        record = read_record(read, size, chain, salt_state)
+        if isinstance(record, Invalid):
+            if chain.sequence >= end:
+                break
+            resumed = _report_gap(reader, header, salt_state, size, record, chain, end, state)
+            if resumed is None:
+                break
+            chain = resumed
+            continue
+        if record.rows and record.header.base_sequence >= state.bound:
+            break
+        _check_record(reader, record, salt_state, state)
+        chain = record.chain
+        state.sequence = chain.sequence
+        since += 1
+        if since % _PROGRESS_EVERY == 0 and state.progress is not None:
+            state.progress(begun + chain.offset, state.total)
+    state.done = begun + size
+    state.epoch = max(state.epoch, chain.epoch)
+    state.sequence = chain.sequence
+    if successor is not None and chain.sequence == successor:
+        if last_nonzero(read, size, chain.offset) != chain.offset:
+            _add(
+                state, "trailing-bytes", reader.path, chain.offset, None,
+                "bytes after the last record of a sealed segment",
+            )  # fmt: skip
+
+
+def _report_gap(
+    reader: SegmentReader,
+    header: SegmentHeader,
+    salt_state: int,
+    size: int,
+    problem: Invalid,
+    chain: Chain,
+    end: int,
+    state: _State,
+) -> Chain | None:
+    """Name an invalid position, and find the next record behind it."""
+    _add(
+        state, problem.reason, reader.path, problem.offset, chain.sequence,
+        f"no valid record where event {chain.sequence} must stand: {problem.reason}",
+        problem.expected, problem.found,
+    )  # fmt: skip
+    position = problem.offset + 8
+    while position + RECORD_HEADER_SIZE <= size:
+        window = reader.read(position, min(1 << 20, size - position))
+        at = window.find(MAGIC)
+        while at >= 0:
+            place = position + at
+            found = None
+            if place % 8 == 0:
+                found = decode_header(reader.read(place, RECORD_HEADER_SIZE), place, salt_state)
+            if found is not None and chain.sequence < found.base_sequence <= end:
+                _skip_to(state, found.base_sequence)
+                return Chain(place, found.base_sequence, found.prev_crc, 0)
+            at = window.find(MAGIC, at + 1)
+        position += max(len(window) - RECORD_HEADER_SIZE, 8) & ~7
+    return None
+
+
+def _check_record(
+    reader: SegmentReader, record: Record, salt_state: int, state: _State
+) -> None:
+    path, report = reader.path, state.report
+    body = b""
+    body_is_whole = True
+    if state.full:
+        body = reader.read(record.body_offset, record.header.body_len)
+        wrong = check_body(record, body, salt_state)
+        if wrong is not None:
+            body_is_whole = False
+            _add(
+                state, wrong.reason, path, record.body_offset, record.header.base_sequence,
+                f"the payload section is damaged: {wrong.reason}", wrong.expected, wrong.found,
+            )  # fmt: skip
+    heads, index = state.heads, state.index
+    body_at = record.body_offset
+    for event in record.events(reader.read):
+        row = event.row
+        sequence = row.sequence
+        digest = blake3(EVENT_PREFIX + event.row_bytes + event.metadata).digest()
+        entity = event.entity
+        head = heads.get(entity)
+        if head is None and state.after_gap:
+            head = (row.clock, row.prev_hash)
+        clock, previous = head or (0, NO_HASH)
+        if row.prev_hash != previous:
+            _add(
+                state, "chain-link", path, event.row_offset, sequence,
+                f"event {sequence} does not link to its entity's previous event",
+                previous.hex(), row.prev_hash.hex(),
+            )  # fmt: skip
+        if row.clock != clock:
+            _add(
+                state, "clock", path, event.row_offset, sequence,
+                f"event {sequence} has the wrong place in its entity's stream", clock, row.clock,
+            )  # fmt: skip
+        heads[entity] = (row.clock + 1, digest)
+        if row.hlc <= state.hlc and sequence:
+            _add(
+                state, "hlc", path, event.row_offset, sequence,
+                f"the hybrid clock of event {sequence} does not increase", state.hlc, row.hlc,
+            )  # fmt: skip
+        state.hlc = row.hlc
+        state.last_hash = digest
+        if row.flags & ~_KNOWN_FLAGS or row.event_id == NO_ID or row.correlation_id == NO_ID:
+            _add(
+                state, "row-field", path, event.row_offset, sequence,
+                f"event {sequence} has a flag or an id that can't be",
+            )  # fmt: skip
+        if state.full and event.envelope_offset:
+            start = event.envelope_offset - body_at
+            envelope = body[start : start + event.stored_len]
+            if blake3(CONTENT_PREFIX[row.codec] + envelope).digest() != row.content_hash:
+                body_is_whole = True
+                _add(
+                    state, "content-hash", path, event.envelope_offset, sequence,
+                    f"the payload of event {sequence} is not what was written",
+                )  # fmt: skip
+        elif state.full:
+            _add(
+                state, "payload-missing", path, event.row_offset, sequence,
+                f"the payload of event {sequence} is missing and no erasure names it",
+            )  # fmt: skip
+        _compare_index(index, event.row_offset, digest, sequence, path, state)
+    del body_is_whole
+    report.events += len(record.rows)
+    report.records += 1
+
+
+def _compare_index(
+    index: Index, row_offset: int, digest: bytes, sequence: int, path: str, state: _State
+) -> None:
+    slot = index.slot_of(sequence)
+    number = sequence - slot.first
+    if not 0 <= number < slot.part.end - slot.first:
+        return
+    known, offset, _, _ = slot.part.locate(number)
+    if offset != row_offset or known != digest:
+        _add(
+            state, "index", os.path.splitext(path)[0] + ".idx", None, sequence,
+            f"the index disagrees with the segment about event {sequence}: "
+            "delete the .idx file and open the journal again",
+            digest.hex(), known.hex(),
+        )  # fmt: skip

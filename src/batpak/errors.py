@@ -1,0 +1,451 @@
+"""Every error that batpak raises: one base, five groups, one stable code a class.
+
+An error says what happened (`what`), where (its typed fields) and what to do
+(`advice`). A caller branches on the class or on `code`; neither changes between
+releases. Fields that are not known are None. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "BatchTooLarge",
+    "BatpakError",
+    "CanonicalError",
+    "Conflict",
+    "CoordinateError",
+    "Damaged",
+    "DecodeError",
+    "DecodeFailed",
+    "EntityClockOverflow",
+    "EventNotFound",
+    "ExtensionError",
+    "FutureFormat",
+    "FutureVersion",
+    "IdError",
+    "ImportSourceError",
+    "Indeterminate",
+    "InvalidClock",
+    "InvalidInput",
+    "JournalCorrupt",
+    "JournalLocked",
+    "JournalPoisoned",
+    "JournalRewound",
+    "KindCollision",
+    "KindError",
+    "KindMismatch",
+    "NetworkFilesystem",
+    "NoSpace",
+    "NotAJournal",
+    "PayloadDamaged",
+    "PayloadDefinitionError",
+    "PayloadDetached",
+    "PayloadErased",
+    "PayloadTooLarge",
+    "PayloadUnreadable",
+    "PlatformUnsupported",
+    "ReservedKind",
+    "ReservedName",
+    "StorageFailed",
+    "StoreClosed",
+    "StoreForked",
+    "Unavailable",
+    "UnregisteredPayload",
+    "UnsupportedFeature",
+    "UpcastError",
+    "UpcastGap",
+    "WaitTimeout",
+]
+
+
+class BatpakError(Exception):
+    """Base of all errors of this library.
+
+    `code` is stable and kebab-case; `what` says what happened; `advice` says
+    what to do next; `retryable` is True where the same call may succeed later.
+    """
+
+    code: ClassVar[str] = "batpak-error"
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, what: str, *, advice: str = "", **facts: Any) -> None:
+        self.what = what
+        self.advice = advice
+        self.facts = facts
+        known = self._field_names()
+        for name in known:
+            setattr(self, name, facts.get(name))
+        unknown = facts.keys() - known
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {sorted(unknown)}")
+        super().__init__(what)
+
+    @classmethod
+    def _field_names(cls) -> set[str]:
+        names: set[str] = set()
+        for base in cls.__mro__:
+            if base is not BatpakError and issubclass(base, BatpakError):
+                names.update(n for n in base.__dict__.get("__annotations__", {}) if n[0] != "_")
+        return names - {"code", "retryable", "exit_code"}
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{k}={v}" for k, v in self.facts.items() if v is not None)
+        text = f"{self.what} ({where})" if where else self.what
+        return f"{text}; {self.advice}" if self.advice else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.what, self.advice, self.facts))
+
+
+def _rebuild(cls: type[BatpakError], what: str, advice: str, facts: dict[str, Any]) -> BatpakError:
+    return cls(what, advice=advice, **facts)
+
+
+# --- the five groups ---------------------------------------------------------
+
+
+class InvalidInput(BatpakError, ValueError):
+    """The caller's fault; nothing was written."""
+
+    code = "invalid-input"
+    exit_code = 5
+    field: str | None
+    value: object
+    index: int | None
+
+
+class Conflict(BatpakError):
+    """The journal's state disagrees with what was asked; nothing was written."""
+
+    code = "conflict"
+    exit_code = 5
+    sequence: int | None
+
+
+class Unavailable(BatpakError):
+    """Try again later or elsewhere; nothing was written."""
+
+    code = "unavailable"
+    retryable = True
+    exit_code = 5
+    file: str | None
+
+
+class Indeterminate(BatpakError):
+    """The events are written, but not known to be durable: `receipts` names them.
+
+    `cause` is the error that got in the way. Retrying by idempotency key is safe.
+    """
+
+    code = "indeterminate"
+    retryable = True
+    receipts: tuple[Any, ...]
+    cause: BaseException | None
+
+    @property
+    def receipt(self) -> Any:
+        """The receipt of a single append, or the last one of a batch."""
+        return self.receipts[-1] if self.receipts else None
+
+
+class Damaged(BatpakError):
+    """Stored bytes are not what was written, or this handle may not be trusted."""
+
+    code = "damaged"
+    exit_code = 3
+    file: str | None
+    offset: int | None
+    sequence: int | None
+
+
+# --- InvalidInput ------------------------------------------------------------
+
+
+class CoordinateError(InvalidInput):
+    """An entity, scope or coordinate text breaks a naming rule; `reason` says which."""
+
+    code = "coordinate"
+    reason: str | None
+
+
+class KindError(InvalidInput):
+    """A category or type id is out of range."""
+
+    code = "kind"
+
+
+class ReservedKind(KindError):
+    """Categories 0x0 and 0xD belong to the system."""
+
+    code = "reserved-kind"
+
+
+class ReservedName(InvalidInput):
+    """Entities `batpak:*` and some extension names belong to the system."""
+
+    code = "reserved-name"
+
+
+class IdError(InvalidInput):
+    """A text or value is not an id of the expected type."""
+
+    code = "id"
+
+
+class CanonicalError(InvalidInput):
+    """A value has no canonical form, or bytes are not canonical; `path` says where."""
+
+    code = "canonical"
+    path: str | None
+    offset: int | None
+
+
+class PayloadDefinitionError(InvalidInput, TypeError):
+    """A payload class can't be registered."""
+
+    code = "payload-definition"
+
+
+class UnregisteredPayload(InvalidInput):
+    """The value's class is not a registered payload and no `kind=` was given."""
+
+    code = "unregistered-payload"
+
+
+class KindCollision(InvalidInput):
+    """Two payload classes claim one kind; `classes` names both."""
+
+    code = "kind-collision"
+    kind: int | None
+    classes: tuple[str, ...] | None
+
+
+class UpcastGap(InvalidInput):
+    """A hop between two payload versions is missing or doubled."""
+
+    code = "upcast-gap"
+    kind: int | None
+    version: int | None
+
+
+class PayloadTooLarge(InvalidInput):
+    """A payload is over the limit of this store."""
+
+    code = "payload-too-large"
+    limit: int | None
+
+
+class BatchTooLarge(InvalidInput):
+    """A commit has too many events or bytes."""
+
+    code = "batch-too-large"
+    limit: int | None
+
+
+class ExtensionError(InvalidInput):
+    """A receipt extension breaks a rule; `reason` says which."""
+
+    code = "extension"
+    reason: str | None
+
+
+class InvalidClock(InvalidInput):
+    """The clock gave a value that can't be stored."""
+
+    code = "invalid-clock"
+
+
+class EventNotFound(InvalidInput, KeyError):
+    """No visible event has this id or sequence."""
+
+    code = "event-not-found"
+    sequence: int | None
+
+    __str__ = BatpakError.__str__
+
+
+class NotAJournal(InvalidInput):
+    """The path holds something else than a journal; nothing was touched."""
+
+    code = "not-a-journal"
+    file: str | None
+
+
+class NetworkFilesystem(InvalidInput):
+    """The path is on a network file system, whose locks and syncs can't be trusted."""
+
+    code = "network-filesystem"
+    file: str | None
+
+
+class PlatformUnsupported(InvalidInput):
+    """This platform lacks what the call needs."""
+
+    code = "platform-unsupported"
+
+
+class StoreClosed(InvalidInput):
+    """The store was closed."""
+
+    code = "store-closed"
+
+
+class StoreForked(InvalidInput):
+    """The store belongs to the parent process; a forked child can't use it."""
+
+    code = "store-forked"
+
+
+class ImportSourceError(InvalidInput):
+    """A line or object of an import source can't be read; `line` counts from 1."""
+
+    code = "import-source"
+    file: str | None
+    line: int | None
+
+
+# --- Conflict ----------------------------------------------------------------
+
+
+class EntityClockOverflow(Conflict):
+    """An entity's stream is full: its clock is at 2^32 - 1."""
+
+    code = "entity-clock-overflow"
+    entity: str | None
+
+
+class DecodeError(Conflict):
+    """A stored payload does not fit the class it is read as."""
+
+    code = "decode"
+    kind: int | None
+
+
+class KindMismatch(DecodeError):
+    """The event is of another kind than the class."""
+
+    code = "kind-mismatch"
+    expected: int | None
+
+
+class DecodeFailed(DecodeError):
+    """The bytes do not fit the class."""
+
+    code = "decode-failed"
+
+
+class FutureVersion(DecodeError):
+    """The payload was written by a newer version of its class."""
+
+    code = "future-version"
+    stored: int | None
+    current: int | None
+
+
+class UpcastError(DecodeError):
+    """A hop between payload versions failed or is missing."""
+
+    code = "upcast"
+    stored: int | None
+    current: int | None
+
+
+class PayloadErased(Conflict):
+    """The payload was erased; the event, its hashes and proofs remain."""
+
+    code = "payload-erased"
+
+
+class PayloadDetached(Conflict):
+    """The payload was archived elsewhere."""
+
+    code = "payload-detached"
+
+
+class PayloadUnreadable(Conflict):
+    """The payload's codec is not known to this version, or its key is not at hand."""
+
+    code = "payload-unreadable"
+    codec: int | None
+
+
+# --- Unavailable -------------------------------------------------------------
+
+
+class JournalLocked(Unavailable):
+    """Another writer holds the journal; `pid` is its process, where known."""
+
+    code = "journal-locked"
+    pid: int | None
+    exit_code = 4
+
+
+class NoSpace(Unavailable):
+    """The disk or the quota is full; the journal works again when there is room."""
+
+    code = "no-space"
+
+
+class StorageFailed(Unavailable):
+    """The operating system refused a file operation; nothing was written."""
+
+    code = "storage-failed"
+
+
+class WaitTimeout(Unavailable):
+    """A watermark was not reached in time."""
+
+    code = "wait-timeout"
+    watermark: str | None
+    target: int | None
+    waited: float | None
+
+
+# --- Damaged -----------------------------------------------------------------
+
+
+class JournalCorrupt(Damaged):
+    """Acknowledged events are damaged or missing: sequences `first` to `last`."""
+
+    code = "journal-corrupt"
+    reason: str | None
+    first: int | None
+    last: int | None
+    witness: str | None
+
+
+class PayloadDamaged(Damaged):
+    """A payload's bytes are not those that were written."""
+
+    code = "payload-damaged"
+    reason: str | None
+
+
+class JournalPoisoned(Damaged):
+    """A write or sync failed in a way that this handle can't repair: open the journal anew."""
+
+    code = "journal-poisoned"
+    cause: BaseException | None
+
+
+class JournalRewound(Damaged):
+    """The journal lost events that this reader had already seen."""
+
+    code = "journal-rewound"
+
+
+class FutureFormat(Damaged):
+    """The file was written by a newer version of batpak."""
+
+    code = "future-format"
+    found: int | None
+    supported: int | None
+
+
+class UnsupportedFeature(Damaged):
+    """A segment uses features that this version does not know; `bits` names them."""
+
+    code = "unsupported-feature"
+    bits: int | None

@@ -1,0 +1,254 @@
+"""The one door to the file system: everything that batpak does to a disk goes through here.
+
+`Files` is the contract, `REAL` the operating system. Tests put a recorder or a
+fault injector in its place, so an operation that is not in this protocol can't be
+crash-tested and must not be used elsewhere. Knows paths and bytes, no formats.
+
+Errors of the operating system leave here as OSError; `refusal` turns one into
+`NoSpace` or `StorageFailed` at the place that knows what was being done.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from batpak.errors import NoSpace, PlatformUnsupported, StorageFailed, Unavailable
+
+__all__ = [
+    "MAX_SMALL_FILE",
+    "REAL",
+    "TEMPORARY_SUFFIX",
+    "Files",
+    "RealFiles",
+    "closing",
+    "filesystem_type",
+    "is_network_filesystem",
+    "read_small",
+    "refusal",
+    "replace_file",
+    "write_all",
+]
+
+TEMPORARY_SUFFIX = ".tmp"
+MAX_SMALL_FILE = 1 << 20
+"""Files read whole (journal.json, hints) are refused beyond this many bytes."""
+
+_O_BINARY = getattr(os, "O_BINARY", 0)
+_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+
+class Files(Protocol):
+    """What batpak asks of a file system. `fd` is a descriptor that `open` returned.
+
+    Contract: `pwrite` may write less than asked and says how much; after `sync_data`
+    or `sync_file` returns, the file's content and length survive power loss; after
+    `sync_directory`, so do the names in that directory. Every method may raise
+    OSError. A write that raised may have taken effect in part.
+    """
+
+    def open(self, path: str, flags: int, mode: int = 0o644) -> int: ...
+    def close(self, fd: int) -> None: ...
+    def pread(self, fd: int, length: int, offset: int) -> bytes: ...
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int: ...
+    def sync_data(self, fd: int) -> None: ...
+    def sync_file(self, fd: int) -> None: ...
+    def sync_directory(self, path: str) -> None: ...
+    def truncate(self, fd: int, length: int) -> None: ...
+    def allocate(self, fd: int, offset: int, length: int) -> None: ...
+    def stat(self, path: str) -> os.stat_result: ...
+    def fstat(self, fd: int) -> os.stat_result: ...
+    def rename(self, source: str, target: str) -> None: ...
+    def unlink(self, path: str) -> None: ...
+    def mkdir(self, path: str) -> None: ...
+    def listdir(self, path: str) -> list[str]: ...
+    def lock(self, fd: int) -> bool: ...
+    def map(self, fd: int, length: int) -> mmap.mmap: ...
+
+
+def _full_sync(fd: int) -> None:
+    # macOS: fsync leaves the data in the drive's cache; only F_FULLFSYNC empties it.
+    import fcntl
+
+    fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]  # exists on macOS only
+
+
+def _seek_read(fd: int, length: int, offset: int) -> bytes:
+    # Windows has no pread; read-only use there is single-threaded per descriptor.
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, length)
+
+
+class RealFiles:
+    """The operating system's files."""
+
+    close = staticmethod(os.close)
+    stat = staticmethod(os.stat)
+    fstat = staticmethod(os.fstat)
+    unlink = staticmethod(os.unlink)
+    listdir = staticmethod(os.listdir)
+    truncate = staticmethod(os.ftruncate)
+    rename = staticmethod(os.replace)
+
+    if sys.platform == "win32":
+        pread = staticmethod(_seek_read)
+    else:
+        pread = staticmethod(os.pread)
+        pwrite = staticmethod(os.pwrite)
+    if sys.platform == "darwin":
+        sync_data = staticmethod(_full_sync)
+        sync_file = staticmethod(_full_sync)
+    elif sys.platform == "win32":
+        sync_file = staticmethod(os.fsync)
+    else:
+        sync_data = staticmethod(os.fdatasync)
+        sync_file = staticmethod(os.fsync)
+
+    def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+        return os.open(path, flags | _O_BINARY | _O_CLOEXEC, mode)
+
+    def mkdir(self, path: str) -> None:
+        os.mkdir(path, 0o755)
+
+    def sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | _O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        """Reserve space beyond the end. Raises OSError (EOPNOTSUPP) where that can't be done."""
+        allocate = getattr(os, "posix_fallocate", None)
+        if allocate is None:
+            raise OSError(errno.EOPNOTSUPP, "no posix_fallocate on this platform")
+        allocate(fd, offset, length)
+
+    def lock(self, fd: int) -> bool:
+        """Take the exclusive lock of an open file without waiting; False when it is held."""
+        try:
+            import fcntl
+        except ImportError as error:
+            raise PlatformUnsupported(
+                "this platform has no flock: journals can't be written here",
+                advice='open with mode="r" to read',
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def map(self, fd: int, length: int) -> mmap.mmap:
+        return mmap.mmap(fd, length, access=mmap.ACCESS_READ)
+
+
+REAL: Files = RealFiles()  # type: ignore[assignment]  # Windows lacks pwrite; writing refuses there
+
+
+@contextmanager
+def closing(files: Files, fd: int) -> Iterator[int]:
+    """Close `fd` at the end of the block."""
+    try:
+        yield fd
+    finally:
+        files.close(fd)
+
+
+def write_all(files: Files, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write every byte, going on after short writes. Raises OSError."""
+    written = files.pwrite(fd, data, offset)
+    if written == len(data):
+        return
+    view = memoryview(data)
+    while written < len(data):
+        more = files.pwrite(fd, view[written:], offset + written)
+        if more <= 0:
+            # POSIX leaves a zero-byte write unexplained; going on would loop for ever.
+            raise OSError(errno.ENOSPC, "the file system accepted no bytes")
+        written += more
+
+
+def replace_file(files: Files, path: str, data: bytes) -> None:
+    """Put `data` at `path` so that a crash leaves the old file or the new one, never a mix.
+
+    Raises OSError; then the old file stands and the temporary one may remain.
+    """
+    temporary = path + TEMPORARY_SUFFIX
+    flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
+    with closing(files, files.open(temporary, flags)) as fd:
+        write_all(files, fd, data, 0)
+        # Crash before this: the temporary name is deleted by the next writer's open.
+        files.sync_file(fd)
+    files.rename(temporary, path)
+    # Crash before this: the old or the new name, both complete.
+    files.sync_directory(os.path.dirname(path))
+
+
+def read_small(files: Files, path: str, limit: int = MAX_SMALL_FILE) -> bytes:
+    """The whole of a small file. Raises OSError; EFBIG beyond `limit` bytes."""
+    with closing(files, files.open(path, os.O_RDONLY)) as fd:
+        data = files.pread(fd, limit + 1, 0)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, "file is larger than such a file can be", path)
+    return data
+
+
+def refusal(error: OSError, what: str, path: str) -> Unavailable:
+    """The batpak error for a file operation that the system refused."""
+    detail = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return NoSpace(
+            f"{what}: {detail}", file=path, advice="free some space; the journal is intact"
+        )
+    advice = "check the permissions and the disk, then try again"
+    if error.errno == errno.EROFS:
+        advice = 'the file system is read-only: open with mode="r", or remount it'
+    return StorageFailed(f"{what}: {detail}", file=path, advice=advice)
+
+
+_NETWORK_TYPES = frozenset(
+    "9p afs afpfs beegfs ceph cifs coda fuse.ceph fuse.glusterfs fuse.s3fs fuse.sshfs glusterfs "
+    "gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb2 smb3 smbfs virtiofs webdav".split()
+)
+
+
+def filesystem_type(path: str) -> str | None:
+    """The type of the file system that holds `path`, as the kernel names it.
+
+    None where the platform does not tell (all but Linux).
+    """
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+            mounts = table.read(4 << 20).splitlines()
+    except OSError:
+        return None
+    real = os.path.realpath(path)
+    best, found = -1, None
+    for line in mounts:
+        head, _, tail = line.partition(" - ")
+        fields, after = head.split(), tail.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = fields[4].encode("latin-1", "replace").decode("unicode_escape", "replace")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        # Later lines of one mount point cover earlier ones.
+        if inside and len(point) >= best:
+            best, found = len(point), after[0]
+    return found
+
+
+def is_network_filesystem(kind: str | None) -> bool:
+    """Whether a type of `filesystem_type` names a network file system."""
+    return kind in _NETWORK_TYPES
+
+
+def wall_us() -> int:
+    """Microseconds since the epoch, for the names and notes of files."""
+    return time.time_ns() // 1000

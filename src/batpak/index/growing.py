@@ -1,0 +1,240 @@
+"""The part of the index that grows: the newest segment's events that no sidecar covers.
+
+`add` is the one way in, for appends and for recovery; it sets absolute places, so
+adding an event twice is the same as adding it once. A reader takes its bound first
+and never looks beyond it; what stands below a bound is never changed.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_left
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from batpak.index.columns import Columns, Tally
+from batpak.index.query import Query, name_ranges
+from batpak.journal.sidecar import HLC_SAMPLE
+
+__all__ = ["GrowingPart", "Rows"]
+
+Rows = npt.NDArray[np.uint32]
+"""Row numbers within a part, ascending."""
+
+_CHUNK: Final = 4096
+_ENTRY: Final = struct.Struct("<32sIIIIIIHH")
+_DTYPE: Final = np.dtype(
+    [
+        ("event_hash", "V32"),
+        ("row_offset", "<u4"),
+        ("metadata_offset", "<u4"),
+        ("envelope_offset", "<u4"),
+        ("entity_number", "<u4"),
+        ("scope_number", "<u4"),
+        ("clock", "<u4"),
+        ("kind", "<u2"),
+        ("spare", "<u2"),
+    ]
+)
+_SIZE: Final = _ENTRY.size
+_OFFSETS: Final = struct.Struct("<32sIII")
+
+
+class GrowingPart:
+    """Rows `first` … `first + len`; memory about 64 bytes an event, and its names."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._chunks: list[tuple[bytearray, npt.NDArray[np.void]]] = []
+        self._room = 0
+        self._hlcs = array("Q")
+        self._entities: dict[bytes, int] = {}
+        self._scopes: dict[bytes, int] = {}
+        self._last = array("I")
+        self._foreign: dict[bytes, int] = {}
+        self._sorted: tuple[int, list[bytes]] = (0, [])
+
+    @property
+    def end(self) -> int:
+        """Sequence after the last event added; readers use their own bound."""
+        return self.first + len(self._hlcs)
+
+    @property
+    def first_hlc(self) -> int | None:
+        """HLC of the first event."""
+        return self._hlcs[0] if self._hlcs else None
+
+    # --- the one way in ------------------------------------------------------
+
+    def add(
+        self,
+        sequence: int,
+        event_hash: bytes,
+        row_offset: int,
+        metadata_offset: int,
+        envelope_offset: int,
+        entity: bytes,
+        scope: bytes,
+        kind: int,
+        clock: int,
+        hlc: int,
+        foreign_id: bytes | None,
+    ) -> None:
+        """Put one event at its place. `foreign_id`: its id, where the HLC does not give it."""
+        i = sequence - self.first
+        if i >= self._room:
+            buffer = bytearray(_CHUNK * _SIZE)
+            self._chunks.append((buffer, np.frombuffer(buffer, _DTYPE)))
+            self._room += _CHUNK
+        entity_number = self._entities.get(entity)
+        if entity_number is None:
+            entity_number = self._entities[entity] = len(self._entities)
+        if entity_number == len(self._last):
+            self._last.append(i)
+        scope_number = self._scopes.get(scope)
+        if scope_number is None:
+            scope_number = self._scopes[scope] = len(self._scopes)
+        _ENTRY.pack_into(
+            self._chunks[i // _CHUNK][0],
+            i % _CHUNK * _SIZE,
+            event_hash,
+            row_offset,
+            metadata_offset,
+            envelope_offset,
+            entity_number,
+            scope_number,
+            clock,
+            kind,
+            0,
+        )
+        self._last[entity_number] = i
+        if foreign_id is not None:
+            self._foreign[foreign_id] = i
+        if i == len(self._hlcs):
+            self._hlcs.append(hlc)
+        else:
+            self._hlcs[i] = hlc
+
+    # --- readers -------------------------------------------------------------
+
+    def locate(self, i: int) -> tuple[bytes, int, int, int]:
+        """Event hash, and offsets of row, metadata and envelope, of row `i`."""
+        return _OFFSETS.unpack_from(self._chunks[i // _CHUNK][0], i % _CHUNK * _SIZE)
+
+    def offsets(self, rows: Rows) -> tuple[list[int], list[int], list[int]]:
+        """Offsets of row, metadata and envelope for each of `rows`."""
+        columns = ("row_offset", "metadata_offset", "envelope_offset")
+        a, b, c = (self._gather(name, rows).tolist() for name in columns)
+        return a, b, c
+
+    def _gather(self, name: str, rows: Rows) -> npt.NDArray[np.uint32]:
+        if not len(rows):
+            return np.empty(0, np.uint32)
+        low, high = int(rows[0]) // _CHUNK, int(rows[-1]) // _CHUNK
+        if low == high:
+            return self._chunks[low][1][name][rows - np.uint32(low * _CHUNK)]
+        column = np.concatenate([self._chunks[c][1][name] for c in range(low, high + 1)])
+        return column[rows - np.uint32(low * _CHUNK)]
+
+    def select(self, query: Query, low: int, high: int) -> Rows:
+        """Rows in [low, high) that match, ascending."""
+        if query.is_all:
+            return np.arange(low, high, dtype=np.uint32)
+        entities = None if query.entity is None else self._numbers_of(query)
+        scope = None if query.scope is None else self._scopes.get(query.scope)
+        if entities is not None and not len(entities) or query.scope is not None and scope is None:
+            return np.empty(0, np.uint32)
+        found: list[Rows] = []
+        for c in range(low // _CHUNK, -(-high // _CHUNK)):
+            start = max(low - c * _CHUNK, 0)
+            columns = self._chunks[c][1][start : high - c * _CHUNK]
+            mask = np.ones(len(columns), dtype=bool)
+            if entities is not None:
+                column = columns["entity_number"]
+                one = len(entities) == 1
+                mask &= column == entities[0] if one else np.isin(column, entities)
+            if scope is not None:
+                mask &= columns["scope_number"] == scope
+            if query.kinds is not None:
+                column = columns["kind"]
+                mask &= (column >= query.kinds[0]) & (column <= query.kinds[1])
+            if query.clock is not None:
+                column = columns["clock"]
+                mask &= (column >= query.clock[0]) & (column <= query.clock[1])
+            found.append((np.flatnonzero(mask) + (c * _CHUNK + start)).astype(np.uint32))
+        return np.concatenate(found) if found else np.empty(0, np.uint32)
+
+    def _numbers_of(self, query: Query) -> npt.NDArray[np.uint32]:
+        count, names = self._sorted
+        if count != len(self._entities):
+            names = sorted(list(self._entities))
+            self._sorted = (len(names), names)
+        numbers = [
+            self._entities[name]
+            for low, high in name_ranges(names, query)
+            for name in names[low:high]
+        ]
+        return np.array(numbers, np.uint32)
+
+    def find_hlc(self, hlc: int, rows: int) -> int | None:
+        """The row among the first `rows` with exactly this HLC."""
+        i = bisect_left(self._hlcs, hlc, 0, rows)
+        return i if i < rows and self._hlcs[i] == hlc else None
+
+    def find_foreign(self, event_id: bytes, rows: int) -> int | None:
+        """The row among the first `rows` that has this id, which its HLC does not give."""
+        i = self._foreign.get(event_id)
+        return i if i is not None and i < rows else None
+
+    def last_of(self, entity: bytes, rows: int) -> int | None:
+        """The entity's last row among the first `rows`."""
+        number = self._entities.get(entity)
+        if number is None:
+            return None
+        i = self._last[number]
+        if i < rows:
+            return i
+        matches = self.select(Query(entity=entity, exact=True), 0, rows)
+        return int(matches[-1]) if len(matches) else None
+
+    def hlc_at(self, i: int) -> int:
+        """HLC of row `i`."""
+        return self._hlcs[i]
+
+    def tally(self, rows: int) -> Tally:
+        """Names and kinds among the first `rows`."""
+        column = self._gather("kind", np.arange(rows, dtype=np.uint32))
+        kinds, numbers = np.unique(column, return_counts=True)
+        entities, scopes = list(self._entities), list(self._scopes)
+        if rows < len(self._hlcs):
+            every = np.arange(rows, dtype=np.uint32)
+            entities = [entities[n] for n in np.unique(self._gather("entity_number", every))]
+            scopes = [scopes[n] for n in np.unique(self._gather("scope_number", every))]
+        return Tally(entities, scopes, list(zip(kinds.tolist(), numbers.tolist(), strict=True)))
+
+    # --- into a sidecar ------------------------------------------------------
+
+    def columns(self, rows: int, rows_before: int) -> Columns:
+        """Everything about the first `rows` events; `rows_before` stand before in the segment."""
+        entries = (
+            np.concatenate([chunk for _, chunk in self._chunks])[:rows]
+            if self._chunks
+            else np.empty(0, _DTYPE)
+        )
+        sampled = range(-rows_before % HLC_SAMPLE, rows, HLC_SAMPLE)
+        return Columns(
+            entries["event_hash"].tobytes(),
+            np.ascontiguousarray(entries["row_offset"]),
+            np.ascontiguousarray(entries["metadata_offset"]),
+            np.ascontiguousarray(entries["envelope_offset"]),
+            list(self._entities),
+            np.ascontiguousarray(entries["entity_number"]),
+            list(self._scopes),
+            np.ascontiguousarray(entries["scope_number"]),
+            np.ascontiguousarray(entries["kind"]),
+            np.array([self._hlcs[i] for i in sampled], np.uint64),
+            [(key, i) for key, i in list(self._foreign.items()) if i < rows],
+        )

@@ -1,0 +1,302 @@
+"""A part of the index that a sidecar holds: mapped, checked once, never changed.
+
+Arrays are verified against their checksums when the part is made; after that, reads
+trust them as an index only: what an event says is read from its segment.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from batpak.index.columns import Columns, Tally
+from batpak.index.growing import Rows
+from batpak.index.query import Query, name_ranges
+from batpak.journal.sidecar import HLC_SAMPLE, SidecarHeader, array_of
+
+__all__ = ["MappedPart"]
+
+_CLOCK_AT: Final = 72
+_HLC_AT: Final = 64
+_TYPES: Final = {"hlc_sample": np.dtype("<u8"), "kind": np.dtype("<u2"), "kind_value": np.dtype("<u2")}
+_PLAIN: Final = ("event_hash", "entity_text", "scope_text", "foreign_id")
+
+
+class _Names:
+    """A sorted table of names, read where it stands."""
+
+    def __init__(self, starts: npt.NDArray[np.uint32], text: memoryview) -> None:
+        self._starts = starts
+        self._text = text
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, i: int) -> bytes:
+        return bytes(self._text[self._starts[i] : self._starts[i + 1]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        for i in range(len(self)):
+            yield self[i]
+
+
+class MappedPart:
+    """The rows of one sidecar."""
+
+    def __init__(
+        self,
+        header: SidecarHeader,
+        data: mmap.mmap,
+        arrays: dict[str, memoryview],
+        read: Callable[[int, int], bytes],
+    ) -> None:
+        self.header = header
+        self.first = header.base_sequence
+        self._data = data
+        self._read = read
+        column = {
+            name: np.frombuffer(array, _TYPES.get(name, np.dtype("<u4")))
+            for name, array in arrays.items()
+            if name not in _PLAIN
+        }
+        self._hashes = arrays["event_hash"]
+        self._row_offset = column["row_offset"]
+        self._metadata_offset = column["metadata_offset"]
+        self._envelope_offset = column["envelope_offset"]
+        # Item access of a memoryview gives Python integers several times faster than NumPy.
+        self._places = tuple(
+            arrays[name].cast("I") for name in ("row_offset", "metadata_offset", "envelope_offset")
+        )
+        self._hlc_sample = arrays["hlc_sample"].cast("Q")
+        self._column = column
+        self._entities = _Names(column["entity_text_start"], arrays["entity_text"])
+        self._scopes = _Names(column["scope_text_start"], arrays["scope_text"])
+        self._foreign = arrays["foreign_id"]
+
+    @classmethod
+    def of(
+        cls, header: SidecarHeader, data: mmap.mmap, read: Callable[[int, int], bytes]
+    ) -> MappedPart | None:
+        """The part in a mapped sidecar; None when an array's checksum or length is wrong."""
+        from batpak.journal.sidecar import ARRAYS
+
+        view = memoryview(data)
+        arrays: dict[str, memoryview] = {}
+        for name in ARRAYS:
+            array = array_of(header, view, name)
+            if array is None:
+                return None
+            arrays[name] = array
+        return cls(header, data, arrays, read) if _consistent(header, arrays) else None
+
+    @property
+    def end(self) -> int:
+        """Sequence after the last event."""
+        return self.header.next_sequence
+
+    @property
+    def first_hlc(self) -> int | None:
+        """HLC of the first event."""
+        return self._hlc_sample[0] if self.header.count else None
+
+    def locate(self, i: int) -> tuple[bytes, int, int, int]:
+        """Event hash, and offsets of row, metadata and envelope, of row `i`."""
+        rows, metadata, envelopes = self._places
+        return bytes(self._hashes[32 * i : 32 * i + 32]), rows[i], metadata[i], envelopes[i]
+
+    def offsets(self, rows: Rows) -> tuple[list[int], list[int], list[int]]:
+        """Offsets of row, metadata and envelope for each of `rows`."""
+        return (
+            self._row_offset[rows].tolist(),
+            self._metadata_offset[rows].tolist(),
+            self._envelope_offset[rows].tolist(),
+        )
+
+    def select(self, query: Query, low: int, high: int) -> Rows:
+        """Rows in [low, high) that match, ascending."""
+        if query.is_all:
+            return np.arange(low, high, dtype=np.uint32)
+        if query.entity is not None or query.clock is not None:
+            rows = self._rows_of_entities(query, low, high)
+        elif query.scope is not None:
+            rows = self._rows_of_scope(query.scope)
+        else:
+            assert query.kinds is not None, "a query without axes is `is_all`"
+            rows = self._rows_of_kinds(query.kinds)
+        rows = rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)]
+        if query.scope is not None:
+            number = _index_of(self._scopes, query.scope)
+            if number is None:
+                return np.empty(0, np.uint32)
+            rows = rows[self._column["scope_number"][rows] == number]
+        if query.kinds is not None:
+            kinds = self._column["kind"][rows]
+            rows = rows[(kinds >= query.kinds[0]) & (kinds <= query.kinds[1])]
+        return rows
+
+    def _rows_of_entities(self, query: Query, low: int, high: int) -> Rows:
+        names = self._entities
+        ranges = name_ranges(names, query)
+        starts, postings = self._column["entity_postings_start"], self._column["entity_postings"]
+        if query.clock is None:
+            found = [postings[starts[a] : starts[b]] for a, b in ranges]
+            return _ascending(found, alone=len(found) == 1 and ranges[0][1] - ranges[0][0] == 1)
+        found = []
+        for number in (n for a, b in ranges for n in range(a, b)):
+            rows = postings[starts[number] : starts[number + 1]]
+            # Clocks of an entity are dense, so a clock range is a slice of its postings.
+            base = self._row_u32(int(rows[0]), _CLOCK_AT)
+            first, last = query.clock
+            found.append(rows[max(first - base, 0) : max(last + 1 - base, 0)])
+        return _ascending(found, alone=len(found) == 1)
+
+    def _rows_of_scope(self, scope: bytes) -> Rows:
+        number = _index_of(self._scopes, scope)
+        if number is None:
+            return np.empty(0, np.uint32)
+        starts = self._column["scope_postings_start"]
+        return self._column["scope_postings"][starts[number] : starts[number + 1]]
+
+    def _rows_of_kinds(self, kinds: tuple[int, int]) -> Rows:
+        values, starts = self._column["kind_value"], self._column["kind_postings_start"]
+        low = int(np.searchsorted(values, kinds[0]))
+        high = int(np.searchsorted(values, kinds[1], side="right"))
+        found = [self._column["kind_postings"][starts[low] : starts[high]]]
+        return _ascending(found, alone=high - low <= 1)
+
+    def _row_u32(self, i: int, at: int) -> int:
+        return int.from_bytes(self._read(self._places[0][i] + at, 4), "little")
+
+    def hlc_at(self, i: int) -> int:
+        """HLC of row `i`, read from its segment."""
+        return int.from_bytes(self._read(self._places[0][i] + _HLC_AT, 8), "little")
+
+    def find_hlc(self, hlc: int, rows: int) -> int | None:
+        """The row among the first `rows` with exactly this HLC."""
+        sample = bisect_left(self._hlc_sample, hlc)
+        if sample < len(self._hlc_sample) and self._hlc_sample[sample] == hlc:
+            i = sample * HLC_SAMPLE
+            return i if i < rows else None
+        low, high = (sample - 1) * HLC_SAMPLE + 1, min(sample * HLC_SAMPLE, rows)
+        if sample == 0:
+            return None
+        read, places = self._read, self._places[0]
+        while low < high:
+            middle = (low + high) // 2
+            found = int.from_bytes(read(places[middle] + _HLC_AT, 8), "little")
+            if found == hlc:
+                return middle
+            if found < hlc:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
+    def find_foreign(self, event_id: bytes, rows: int) -> int | None:
+        """The row among the first `rows` that has this id, which its HLC does not give."""
+        table, low, high = self._foreign, 0, len(self._foreign) // 24
+        while low < high:
+            middle = (low + high) // 2
+            found = bytes(table[24 * middle : 24 * middle + 16])
+            if found < event_id:
+                low = middle + 1
+            else:
+                high = middle
+        if 24 * low < len(table) and table[24 * low : 24 * low + 16] == event_id:
+            i = int.from_bytes(table[24 * low + 16 : 24 * low + 20], "little")
+            return i if i < rows else None
+        return None
+
+    def last_of(self, entity: bytes, rows: int) -> int | None:
+        """The entity's last row among the first `rows`."""
+        number = _index_of(self._entities, entity)
+        if number is None:
+            return None
+        starts = self._column["entity_postings_start"]
+        own = self._column["entity_postings"][starts[number] : starts[number + 1]]
+        place = int(np.searchsorted(own, rows))
+        return int(own[place - 1]) if place else None
+
+    def tally(self, rows: int) -> Tally:
+        """Names and kinds; `rows` is all of them, for a part is below every bound."""
+        del rows
+        starts = self._column["kind_postings_start"].astype(np.int64)
+        numbers = np.diff(starts).tolist()
+        kinds = self._column["kind_value"].tolist()
+        return Tally(list(self._entities), list(self._scopes), list(zip(kinds, numbers, strict=True)))
+
+    def columns(self) -> Columns:
+        """Everything in this part, as arrays."""
+        column = self._column
+        table = bytes(self._foreign)
+        return Columns(
+            bytes(self._hashes),
+            self._row_offset,
+            self._metadata_offset,
+            self._envelope_offset,
+            list(self._entities),
+            column["entity_number"],
+            list(self._scopes),
+            column["scope_number"],
+            column["kind"],
+            column["hlc_sample"],
+            [
+                (table[at : at + 16], int.from_bytes(table[at + 16 : at + 20], "little"))
+                for at in range(0, len(table), 24)
+            ],
+        )
+
+
+def _index_of(names: _Names, name: bytes) -> int | None:
+    i = bisect_left(names, name)  # type: ignore[type-var]  # bisect needs len and [] only
+    return i if i < len(names) and names[i] == name else None
+
+
+def _ascending(found: list[Rows], *, alone: bool) -> Rows:
+    if not found:
+        return np.empty(0, np.uint32)
+    rows = found[0] if len(found) == 1 else np.concatenate(found)
+    return rows if alone else np.sort(rows)
+
+
+def _consistent(header: SidecarHeader, arrays: dict[str, memoryview]) -> bool:
+    """Whether array lengths and numbers fit each other, so that no lookup leaves them."""
+    n = header.count
+    if n == 0:
+        return False
+    size = {name: len(array) for name, array in arrays.items()}
+    four = (
+        "row_offset", "metadata_offset", "envelope_offset", "entity_number", "scope_number",
+        "entity_postings", "scope_postings", "kind_postings",
+    )  # fmt: skip
+    if size["event_hash"] != 32 * n or size["kind"] != 2 * n or size["foreign_id"] % 24:
+        return False
+    if any(size[name] != 4 * n for name in four):
+        return False
+    if any(size[name] % 4 for name in arrays if name.endswith("_start")) or size["kind_value"] % 2:
+        return False
+    if size["hlc_sample"] != 8 * (-(-n // HLC_SAMPLE)):
+        return False
+    for axis, text in (("entity", "entity_text"), ("scope", "scope_text"), ("kind", "kind_value")):
+        starts = np.frombuffer(arrays[f"{axis}_postings_start"], "<u4").astype(np.int64)
+        if len(starts) < 2 or starts[0] != 0 or starts[-1] != n or np.any(np.diff(starts) < 0):
+            return False
+        if np.frombuffer(arrays[f"{axis}_postings"], "<u4").max() >= n:
+            return False
+        if axis == "kind":
+            if size[text] != 2 * (len(starts) - 1):
+                return False
+            continue
+        if np.frombuffer(arrays[f"{axis}_number"], "<u4").max() >= len(starts) - 1:
+            return False
+        texts = np.frombuffer(arrays[f"{axis}_text_start"], "<u4").astype(np.int64)
+        if len(texts) != len(starts) or texts[0] != 0 or texts[-1] != size[text]:
+            return False
+        if np.any(np.diff(texts) <= 0):
+            return False
+    return True

@@ -1,0 +1,75 @@
+"""`journal.json`: who a journal is. Written once, before its first segment.
+
+Format: docs/format.md, "journal.json".
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from batpak.errors import Damaged, FutureFormat
+
+__all__ = ["FORMAT", "Ancestor", "Identity"]
+
+FORMAT = 1
+
+
+class Ancestor(msgspec.Struct, frozen=True):
+    """A journal that this one was forked from: its segments are valid below `until`."""
+
+    journal_id: UUID
+    until: int
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """The content of journal.json."""
+
+    format: int
+    journal_id: UUID
+    created_us: int
+    origin: str
+    lineage: tuple[Ancestor, ...] = ()
+
+    def encode(self) -> bytes:
+        """The file's bytes: JSON with a line end."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+    @classmethod
+    def decode(cls, data: bytes, file: str) -> Identity:
+        """Read the file's bytes. Raises FutureFormat, Damaged."""
+        try:
+            found = msgspec.json.decode(data, type=_FormatOnly).format
+            if found > FORMAT:
+                raise FutureFormat(
+                    f"this journal has format {found}",
+                    file=file,
+                    found=found,
+                    supported=FORMAT,
+                    advice="upgrade batpak to open it",
+                )
+            identity = msgspec.json.decode(data, type=cls)
+        except msgspec.DecodeError as error:
+            raise Damaged(
+                f"journal.json can't be read: {error}",
+                file=file,
+                advice="restore it from a snapshot; never make a new one beside old segments",
+            ) from error
+        if identity.format != FORMAT or identity.created_us < 0:
+            raise Damaged(
+                "journal.json has impossible fields",
+                file=file,
+                advice="restore it from a snapshot",
+            )
+        return identity
+
+    def accepts(self, journal_id: bytes, base: int) -> bool:
+        """Whether a segment of `journal_id` that begins at `base` belongs to this journal."""
+        if journal_id == self.journal_id.bytes:
+            return True
+        return any(a.journal_id.bytes == journal_id and base < a.until for a in self.lineage)
+
+
+class _FormatOnly(msgspec.Struct):
+    format: int

@@ -1,0 +1,70 @@
+"""Names of the files of a journal directory; the only place that builds or parses them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+__all__ = ["Layout", "parse_segment_name", "segment_name", "sidecar_name"]
+
+_SEGMENT = re.compile(r"([0-9]{20})\.seg\Z")
+_MAX_SEQUENCE = (1 << 63) - 1
+
+
+def segment_name(base: int) -> str:
+    """File name of the segment whose first event is `base`."""
+    return f"{base:020}.seg"
+
+
+def sidecar_name(base: int) -> str:
+    """File name of that segment's sidecar."""
+    return f"{base:020}.idx"
+
+
+def parse_segment_name(name: str) -> int | None:
+    """The base of a segment's file name; None for any other name."""
+    match = _SEGMENT.match(name)
+    if match is None:
+        return None
+    base = int(match.group(1))
+    return base if base <= _MAX_SEQUENCE else None
+
+
+class Layout:
+    """The paths of one journal directory."""
+
+    __slots__ = ("cursors", "hint", "identity", "lock", "quarantine", "root", "segments")
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.path.abspath(os.fspath(root))
+        self.identity = os.path.join(self.root, "journal.json")
+        self.lock = os.path.join(self.root, "journal.lock")
+        self.segments = os.path.join(self.root, "segments")
+        self.hint = os.path.join(self.root, "tail.hint")
+        self.quarantine = os.path.join(self.root, "quarantine")
+        self.cursors = os.path.join(self.root, "cursors")
+
+    def segment(self, base: int) -> str:
+        """Path of the segment whose first event is `base`."""
+        return os.path.join(self.segments, segment_name(base))
+
+    def sidecar(self, base: int) -> str:
+        """Path of that segment's sidecar."""
+        return os.path.join(self.segments, sidecar_name(base))
+
+
+KNOWN_NAMES = frozenset(
+    {
+        "journal.json",
+        "journal.lock",
+        "segments",
+        "index",
+        "checkpoints",
+        "tlog",
+        "cursors",
+        "projections",
+        "tail.hint",
+        "quarantine",
+    }
+)
+"""What a journal directory may hold; anything else makes it somebody else's directory."""

@@ -1,0 +1,160 @@
+"""Read segment files at offsets: mapped where that is safe, positional elsewhere.
+
+A sealed segment is replaced by rename only, so it can be mapped. The newest one may
+be cut by its writer, so only the writer's own process maps it, up to its own end.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+
+from batpak.errors import Damaged
+from batpak.files import Files, refusal
+from batpak.journal.layout import Layout
+
+__all__ = ["SegmentPool", "SegmentReader"]
+
+_REMAP_STEP = 1 << 20
+
+
+class SegmentReader:
+    """One open segment. `read` gives fewer bytes at the end of the file."""
+
+    def __init__(self, files: Files, path: str, *, may_map: bool) -> None:
+        self._files = files
+        self.path = path
+        self.used = True
+        self._may_map = may_map
+        self._fd = files.open(path, os.O_RDONLY)
+        self._map: mmap.mmap | bytes = b""
+        self._mapped = 0
+        self._closed = False
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes [offset, offset + length). Raises OSError."""
+        end = offset + length
+        if end <= self._mapped:
+            return self._map[offset:end]
+        return self._read_beyond(offset, length)
+
+    def _read_beyond(self, offset: int, length: int) -> bytes:
+        if self._may_map:
+            size = self._files.fstat(self._fd).st_size
+            if size >= offset + length and (
+                size - self._mapped >= _REMAP_STEP or not self._mapped
+            ):
+                try:
+                    # Readers of the old map keep it alive; its bytes never change.
+                    mapped = self._files.map(self._fd, size)
+                except (OSError, ValueError):
+                    self._may_map = False
+                else:
+                    self._map, self._mapped = mapped, size
+                    return mapped[offset : offset + length]
+        data = self._files.pread(self._fd, length, offset)
+        while data and len(data) < length:
+            more = self._files.pread(self._fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def size(self) -> int:
+        """Length of the file in bytes."""
+        return self._files.fstat(self._fd).st_size
+
+    def identity(self) -> tuple[int, int]:
+        """Device and inode: which file this is, whatever its name now holds."""
+        status = self._files.fstat(self._fd)
+        return status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        """Give the descriptor back; maps live until their last reader lets go."""
+        if not self._closed:
+            self._closed = True
+            self._mapped, self._map = 0, b""
+            self._files.close(self._fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True):
+            return
+        try:
+            self.close()
+        except OSError as error:
+            # Nobody can catch from here; EBADF means that the process closed it for us.
+            if error.errno != errno.EBADF:
+                raise
+
+
+class SegmentPool:
+    """Open readers by base sequence; at most `most` stay open beside those in use."""
+
+    def __init__(self, files: Files, layout: Layout, most: int) -> None:
+        self._files = files
+        self._layout = layout
+        self._most = most
+        self._readers: dict[int, SegmentReader] = {}
+        self._lock = threading.Lock()
+        self._growing_base: int | None = None
+        self._map_growing = False
+
+    def set_growing(self, base: int | None, *, may_map: bool) -> None:
+        """Say which segment still grows, and whether this process may map it."""
+        with self._lock:
+            self._growing_base = base
+            self._map_growing = may_map
+            if not may_map and base is not None:
+                self._readers.pop(base, None)
+
+    def forget(self, base: int) -> None:
+        """Open this segment anew next time: its file was replaced."""
+        with self._lock:
+            self._readers.pop(base, None)
+
+    def path(self, base: int) -> str:
+        """The file name of a segment, for errors."""
+        return self._layout.segment(base)
+
+    def get(self, base: int) -> SegmentReader:
+        """The reader of a segment. Raises Damaged when its file is gone."""
+        reader = self._readers.get(base)
+        if reader is not None:
+            reader.used = True
+            return reader
+        with self._lock:
+            path = self._layout.segment(base)
+            may_map = base != self._growing_base or self._map_growing
+            try:
+                reader = SegmentReader(self._files, path, may_map=may_map)
+            except FileNotFoundError as error:
+                raise Damaged(
+                    "a segment is gone",
+                    file=path,
+                    offset=0,
+                    advice="restore it from a snapshot; run: batpak verify JOURNAL",
+                ) from error
+            except OSError as error:
+                raise refusal(error, "can't open a segment", path) from error
+            self._evict()
+            self._readers[base] = reader
+            return reader
+
+    def _evict(self) -> None:
+        # Second chance: whoever was used since the last round stays one round longer.
+        while len(self._readers) >= self._most:
+            for base, reader in list(self._readers.items()):
+                if base == self._growing_base or reader.used:
+                    reader.used = False
+                    continue
+                del self._readers[base]
+                break
+
+    def close(self) -> None:
+        """Let go of every reader."""
+        with self._lock:
+            readers, self._readers = list(self._readers.values()), {}
+        for reader in readers:
+            reader.close()

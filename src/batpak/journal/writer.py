@@ -1,0 +1,839 @@
+"""Append commits to the newest segment; the only code that writes `.seg` files.
+
+Sees bytes and offsets, never payload types. Format: docs/format.md, "Record".
+
+    lock order   append lock, then sync lock; never the other way
+    append lock  the log's state (`_log`), heads, clock, rotation, preallocation
+    sync lock    fdatasync, the tail hint, `_durable`, closing of descriptors
+
+The state between two commits is one value, replaced by one assignment. While a write
+is under way it carries `pending`; an exception such as Ctrl-C can leave that behind,
+and whoever next holds the append lock resolves it with recovery's own parser.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+from blake3 import blake3
+
+from batpak.clock import Clock, SystemClock, checked_us
+from batpak.config import Durability, Every, StoreConfig
+from batpak.coordinate import Coordinate
+from batpak.errors import (
+    BatpakError,
+    BatchTooLarge,
+    Damaged,
+    EntityClockOverflow,
+    JournalPoisoned,
+    StoreClosed,
+    StoreForked,
+)
+from batpak.event import EVENT_PREFIX, FLAG_KEYED, NO_HASH, NO_ID, ROW, event_hash, hlc_of_id
+from batpak.files import TEMPORARY_SUFFIX, Files, refusal, wall_us, write_all
+from batpak.journal.group import GroupCommit
+from batpak.journal.header import HEADER_SIZE, SegmentHeader
+from batpak.journal.hint import HINT_SIZE, Hint
+from batpak.journal.layout import Layout
+from batpak.journal.record import (
+    EAGER,
+    MAX_RECORD_BYTES,
+    Chain,
+    Record,
+    build_commit,
+    build_pad,
+    check_body,
+    read_record,
+    salt_crc,
+)
+
+__all__ = ["Committed", "Head", "IndexSink", "Log", "Prepared", "Writer", "apply_record"]
+
+logger = logging.getLogger("batpak.journal")
+
+MAX_CLOCK: Final = 0xFFFFFFFF
+MAX_SEQUENCE: Final = (1 << 63) - 1
+_WARM_HEADS: Final = 1 << 18
+_ID = struct.Struct(">QQ")
+_RANDOM_BLOCK: Final = 4096
+
+
+class Prepared(msgspec.Struct, frozen=True, gc=False):
+    """One event before it has a place: everything that is known without the lock."""
+
+    coordinate: Coordinate
+    kind: int
+    payload_version: int
+    codec: int
+    envelope: bytes
+    content_hash: bytes
+    extensions: bytes = b""
+    flags: int = 0
+    lane: int = 0
+    depth: int = 0
+    correlation_id: bytes | None = None
+    causation_id: bytes = NO_ID
+    key: bytes | None = None
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """Where an entity's stream ends: the clock of its next event, the hash of its last."""
+
+    next_clock: int
+    event_hash: bytes
+
+
+class Committed(msgspec.Struct, frozen=True, gc=False):
+    """What a commit gave one event."""
+
+    sequence: int
+    event_id: bytes
+    hlc: int
+    clock: int
+    event_hash: bytes
+    prev_hash: bytes
+
+
+class Segment(msgspec.Struct, gc=False):
+    """The newest segment, open for writing. `allocated` is where its reserved space ends."""
+
+    header: SegmentHeader
+    fd: int
+    salt_state: int
+    path: str
+    allocated: int
+
+
+class PendingWrite(msgspec.Struct, frozen=True, gc=False):
+    """A record may stand, whole or in part, at the end of the log."""
+
+    length: int
+
+
+class PendingRotation(msgspec.Struct, frozen=True, gc=False):
+    """A segment with this header may stand under its temporary or its final name."""
+
+    header: SegmentHeader
+
+
+class Log(msgspec.Struct, frozen=True, gc=False):
+    """The state between two commits: where the next record goes and what it has to fit."""
+
+    segment: Segment
+    end: int
+    sequence: int
+    prev_crc: int
+    hlc: int
+    record_offset: int
+    records: int
+    last_hash: bytes
+    epoch: int
+    pending: PendingWrite | PendingRotation | None = None
+
+
+class Durable(msgspec.Struct, frozen=True, gc=False):
+    """A bound that is known to be synced, and the HLC of its last event."""
+
+    sequence: int
+    hlc: int
+
+
+class IndexSink(Protocol):
+    """Where written events are made findable. Adding one twice equals adding it once."""
+
+    def add(
+        self,
+        sequence: int,
+        event_hash: bytes,
+        row_offset: int,
+        metadata_offset: int,
+        envelope_offset: int,
+        entity: bytes,
+        scope: bytes,
+        kind: int,
+        clock: int,
+        hlc: int,
+        foreign_id: bytes | None,
+        /,
+    ) -> None: ...
+
+
+def is_foreign(event_id: bytes, hlc: int) -> bool:
+    """Whether an id is not one of ours for this HLC (docs/format.md, "Event ids")."""
+    return event_id[6] >> 4 != 7 or event_id[8] >> 6 != 2 or hlc_of_id(event_id) != hlc
+
+
+def apply_record(
+    record: Record,
+    read: Callable[[int, int], bytes],
+    index: IndexSink,
+    heads: dict[bytes, Head],
+) -> bytes:
+    """Make a record's events findable and move the heads; returns the last event's hash.
+
+    Recovery and the resolution of an interrupted write come through here; it sets the
+    very values that a commit sets.
+    """
+    digest = NO_HASH
+    for event in record.events(read):
+        row = event.row
+        digest = event_hash(event.row_bytes, event.metadata)
+        index.add(
+            row.sequence,
+            digest,
+            event.row_offset,
+            event.metadata_offset,
+            event.envelope_offset,
+            event.entity,
+            event.scope,
+            row.kind,
+            row.clock,
+            row.hlc,
+            row.event_id if is_foreign(row.event_id, row.hlc) else None,
+        )
+        heads[event.entity] = Head(row.clock + 1, digest)
+    return digest
+
+
+class Writer:
+    """The one writer of a journal. Made by opening, after recovery, under the lock."""
+
+    def __init__(
+        self,
+        files: Files,
+        layout: Layout,
+        config: StoreConfig,
+        *,
+        journal_id: bytes,
+        epoch: int,
+        log: Log,
+        lock_fd: int,
+        hint_fd: int,
+        index: IndexSink,
+        heads: dict[bytes, Head],
+        cold_head: Callable[[bytes, int], Head | None],
+        on_rotated: Callable[[Log, SegmentHeader], IndexSink],
+        timestamp_us: int,
+    ) -> None:
+        self._files = files
+        self._layout = layout
+        self._config = config
+        self._clock: Clock = config.clock or SystemClock()
+        self._system_clock = isinstance(self._clock, SystemClock)
+        self._journal_id = journal_id
+        self.epoch = epoch
+        self._cold_head = cold_head
+        self._on_rotated = on_rotated
+        self._lock_fd = lock_fd
+        self._hint_fd = hint_fd
+        self._flags = 0 if config.durability is Durability.SYNC else EAGER
+        self._append_lock = threading.Lock()
+        # guarded by the append lock
+        self._log = log
+        self._index = index
+        self._heads = heads
+        self._timestamp_us = timestamp_us
+        self._random = b""
+        self._random_at = 0
+        self._closed = False
+        self._forked = False
+        self._poison: BaseException | None = None
+        # guarded by the sync lock
+        self._sync_lock = threading.Lock()
+        self._durable = Durable(log.sequence, log.hlc)
+        self._group = GroupCommit(self._sync_once, lambda: self._durable.sequence, self.check)
+        every = config.durability
+        self._flusher = _Flusher(self, every) if isinstance(every, Every) else None
+
+    # --- what readers and callers ask ---------------------------------------
+
+    @property
+    def log(self) -> Log:
+        """The state after the last commit."""
+        return self._log
+
+    @property
+    def durable(self) -> Durable:
+        """What is known to survive power loss."""
+        return self._durable
+
+    @property
+    def visible(self) -> int:
+        """The readers' bound: durable events in SYNC, written ones in the other modes."""
+        return self._log.sequence if self._flags else self._durable.sequence
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the writer was closed."""
+        return self._closed
+
+    def check(self) -> None:
+        """Raises StoreClosed, StoreForked or JournalPoisoned when writing is over."""
+        if self._forked:
+            raise StoreForked(
+                "this store was opened by the parent process",
+                advice="open the journal anew in the child, after the parent closed it",
+            )
+        if self._poison is not None:
+            cause = self._poison
+            raise JournalPoisoned(
+                f"an earlier failure left the journal in doubt: {cause}",
+                file=self._log.segment.path,
+                cause=cause,
+                advice="close this store and open the journal anew; reading still works",
+            ) from cause
+        if self._closed:
+            raise StoreClosed("the store is closed", advice="open the journal anew")
+
+    # --- commit --------------------------------------------------------------
+
+    def commit(self, events: Sequence[Prepared]) -> list[Committed]:
+        """Write events as one record: all of them, or none and an exception.
+
+        Returns before durability: see `wait_durable`. Raises EntityClockOverflow,
+        BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
+        """
+        with self._append_lock:
+            # 1. May we write at all? What an interruption left behind comes first.
+            if self._closed or self._forked or self._poison is not None:
+                self.check()
+            log = self._log
+            if log.pending is not None:
+                log = self._resolve(log)
+
+            # 2. Idempotency and 3. conditions have their place here.
+
+            # 4. Sequence, id, HLC, clock and prev_hash; rows and hashes.
+            if log.end >= self._config.segment_max_bytes:
+                log = self._rotate(log)
+            committed, parts, additions, new_heads, length, head_crc = self._build(log, events)
+
+            # 5. One write at the known end. Crash inside: a tear after the end.
+            segment = log.segment
+            if log.end + length > segment.allocated:
+                self._allocate(segment, log.end + length)
+            last = committed[-1]
+            after = Log(
+                segment,
+                log.end + length,
+                log.sequence + len(committed),
+                head_crc,
+                last.hlc,
+                log.end,
+                log.records + 1,
+                last.event_hash,
+                self.epoch,
+            )
+            self._log = msgspec.structs.replace(log, pending=PendingWrite(length))
+            self._write(segment, b"".join(parts), log)
+
+            # 6. Findable, then published: one assignment, which also clears `pending`.
+            add = self._index.add
+            for addition in additions:
+                add(*addition)
+            self._heads.update(new_heads)
+            if len(self._heads) > _WARM_HEADS:
+                self._heads.clear()
+            self._log = after
+        return committed
+
+    def settle(self, bound: int, *, durable: bool) -> bool:
+        """After a commit: wait as the mode or the call asks; whether `bound` is durable now."""
+        if durable or not self._flags:
+            return self.wait_durable(bound)
+        if self._flusher is not None:
+            self._flusher.note_write(bound - self._durable.sequence)
+        return self._durable.sequence >= bound
+
+    def _build(
+        self, log: Log, events: Sequence[Prepared]
+    ) -> tuple[
+        list[Committed], list[bytes], list[tuple[Any, ...]], dict[bytes, Head], int, int
+    ]:
+        """The record for `events` at the end of `log`, and what publishing it will set."""
+        timestamp = self._read_clock()
+        hlc = max(log.hlc + 1, timestamp // 1000 << 16)
+        sequence = log.sequence
+        count = len(events)
+        if sequence + count > MAX_SEQUENCE:
+            raise BatchTooLarge("the journal is full: 2^63 events", limit=MAX_SEQUENCE)
+        heads, fresh = self._heads, {}
+        row_offset = log.end + 64
+        meta_offset = row_offset + 176 * count
+        hasher = blake3()
+        rows: list[bytes] = []
+        metadata: list[bytes] = []
+        envelopes: list[bytes] = []
+        committed: list[Committed] = []
+        places: list[tuple[Any, ...]] = []
+        for event in events:
+            coordinate = event.coordinate
+            entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
+            head = fresh.get(entity) or heads.get(entity)
+            if head is None:
+                head = self._cold_head(entity, log.sequence) or _NEW
+            clock, previous = head.next_clock, head.event_hash
+            if clock > MAX_CLOCK:
+                raise EntityClockOverflow(
+                    "the entity's stream is full: no further event fits",
+                    entity=coordinate.entity,
+                    advice="continue under a new entity name",
+                )
+            key = event.key
+            if key is None:
+                at = self._random_at
+                if at == len(self._random):
+                    self._random, at = os.urandom(_RANDOM_BLOCK), 0
+                self._random_at = at + 8
+                random58 = int.from_bytes(self._random[at : at + 8]) >> 6
+                event_id = _ID.pack(
+                    (hlc >> 16) << 16 | 0x7000 | (hlc & 0xFFFF) >> 4,
+                    0x8000000000000000 | (hlc & 0xF) << 58 | random58,
+                )
+                flags, foreign = event.flags, None
+            else:
+                event_id, flags = key, event.flags | FLAG_KEYED
+                foreign = key if is_foreign(key, hlc) else None
+            extensions = event.extensions
+            row = ROW.pack(
+                sequence,
+                event_id,
+                event.correlation_id or event_id,
+                event.causation_id,
+                timestamp,
+                hlc,
+                clock,
+                event.lane,
+                event.depth,
+                len(extensions),
+                event.kind,
+                event.payload_version,
+                flags,
+                len(entity),
+                len(scope),
+                1,
+                event.codec,
+                len(event.envelope),
+                0,
+                event.content_hash,
+                previous,
+            )
+            meta = entity + scope + extensions
+            hasher.reset()
+            hasher.update(EVENT_PREFIX + row + meta)
+            digest = hasher.digest()
+            fresh[entity] = Head(clock + 1, digest)
+            rows.append(row)
+            metadata.append(meta)
+            envelopes.append(event.envelope)
+            committed.append(Committed(sequence, event_id, hlc, clock, digest, previous))
+            places.append(
+                (sequence, digest, row_offset, meta_offset, entity, scope, event.kind, clock, hlc,
+                 foreign)
+            )  # fmt: skip
+            sequence += 1
+            hlc += 1
+            row_offset += 176
+            meta_offset += len(meta)
+        # Reserved room keeps a later erasure's table of stored lengths inside the limit.
+        body = sum(map(len, envelopes))
+        size = (meta_offset - log.end + 7 & ~7) - 64 + (body + 7 & ~7)
+        if size > MAX_RECORD_BYTES - 8 - 4 * count:
+            raise BatchTooLarge(
+                f"the commit has {size} bytes",
+                limit=MAX_RECORD_BYTES - 8 - 4 * count,
+                advice="split it into several",
+            )
+        chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
+        parts, length, head_crc = build_commit(
+            log.segment.salt_state, chain, self._durable.sequence, self.epoch, self._flags,
+            rows, metadata, envelopes,
+        )  # fmt: skip
+        envelope_offset = meta_offset + 7 & ~7
+        additions: list[tuple[Any, ...]] = []
+        for place, envelope in zip(places, envelopes, strict=True):
+            additions.append((*place[:4], envelope_offset, *place[4:]))
+            envelope_offset += len(envelope)
+        return committed, parts, additions, fresh, length, head_crc
+
+    def _read_clock(self) -> int:
+        now = time.time_ns() // 1000 if self._system_clock else checked_us(self._clock)
+        if now < self._timestamp_us:
+            now = self._timestamp_us
+        self._timestamp_us = now
+        return now
+
+    def _write(self, segment: Segment, data: bytes, log: Log) -> None:
+        """Write a record at the log's end. A refused write is cut off again."""
+        try:
+            write_all(self._files, segment.fd, data, log.end)
+        except OSError as error:
+            try:
+                self._files.truncate(segment.fd, log.end)
+            except OSError as second:
+                self._poison_with(second)
+                self.check()
+            segment.allocated = log.end
+            self._log = log
+            raise refusal(error, "the event was not written", segment.path) from error
+
+    def _allocate(self, segment: Segment, needed: int) -> None:
+        """Reserve space ahead; where that is refused, the file just grows."""
+        step = self._config.preallocate
+        if not step:
+            return
+        try:
+            self._files.allocate(
+                segment.fd, segment.allocated, max(needed - segment.allocated, 0) + step
+            )
+        except OSError as error:
+            logger.debug("no space reserved ahead in %s: %s", segment.path, error)
+            # Not asked again until the log has grown by as much.
+            segment.allocated = needed + step
+        else:
+            segment.allocated = max(needed, segment.allocated) + step
+
+    def _poison_with(self, cause: BaseException) -> None:
+        if self._poison is None:
+            self._poison = cause
+            logger.error("journal %s is poisoned: %s", self._layout.root, cause)
+
+    # --- what an interruption left behind ------------------------------------
+
+    def _resolve(self, log: Log) -> Log:
+        """Finish or undo a write or a rotation that an exception interrupted."""
+        if isinstance(log.pending, PendingRotation):
+            return self._resolve_rotation(log, log.pending)
+        segment = log.segment
+        files = self._files
+
+        def read(offset: int, length: int) -> bytes:
+            return files.pread(segment.fd, length, offset)
+
+        clean = msgspec.structs.replace(log, pending=None)
+        chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
+        try:
+            size = files.fstat(segment.fd).st_size
+            record = read_record(read, size, chain, segment.salt_state)
+            whole = isinstance(record, Record) and not check_body(
+                record, read(record.body_offset, record.header.body_len), segment.salt_state
+            )
+            if whole and isinstance(record, Record):
+                last = apply_record(record, read, self._index, self._heads)
+                self._log = Log(
+                    segment,
+                    record.end,
+                    record.next_sequence,
+                    record.header.head_crc,
+                    record.rows[-1].hlc,
+                    record.offset,
+                    log.records + 1,
+                    last,
+                    self.epoch,
+                )
+                return self._log
+            files.truncate(segment.fd, log.end)
+            segment.allocated = log.end
+        except OSError as error:
+            self._poison_with(error)
+            self.check()
+        self._log = clean
+        return clean
+
+    # --- rotation ------------------------------------------------------------
+
+    def _rotate(self, log: Log) -> Log:
+        """Begin a new segment; the append lock is held."""
+        self._check_lock_file()
+        # The old segment ends where its log ends, durably, before the new one exists:
+        # so only the newest segment can have a torn tail.
+        try:
+            self._files.truncate(log.segment.fd, log.end)
+            log.segment.allocated = log.end
+        except OSError as error:
+            raise refusal(error, "can't seal the segment", log.segment.path) from error
+        self._sync_once(whole_file=True)
+        header = SegmentHeader(
+            self._journal_id,
+            log.sequence,
+            wall_us(),
+            os.urandom(16),
+            log.last_hash,
+            self.epoch,
+        )
+        pending = msgspec.structs.replace(log, pending=PendingRotation(header))
+        self._log = pending
+        try:
+            create_segment(self._files, self._layout, header)
+            return self._switch(log, header)
+        except OSError as error:
+            self._undo_rotation(log, header)
+            raise refusal(error, "can't begin a new segment", log.segment.path) from error
+
+    def _switch(self, log: Log, header: SegmentHeader) -> Log:
+        """Make the new segment, whose name is durable, the one that grows."""
+        path = self._layout.segment(header.base_sequence)
+        fd = self._files.open(path, os.O_RDWR)
+        encoded = SegmentHeader.decode(header.encode(), path)
+        segment = Segment(encoded, fd, salt_crc(header.salt), path, HEADER_SIZE)
+        fresh = Log(
+            segment, HEADER_SIZE, log.sequence, encoded.crc, log.hlc, 0, 0, log.last_hash, self.epoch
+        )
+        self._index = self._on_rotated(msgspec.structs.replace(log, pending=None), encoded)
+        with self._sync_lock:
+            # Nobody syncs the old descriptor any more once the state names the new one.
+            self._log = fresh
+            self._files.close(log.segment.fd)
+        return fresh
+
+    def _undo_rotation(self, log: Log, header: SegmentHeader) -> None:
+        """After a refused rotation: no new segment may stand. The old one goes on."""
+        path = self._layout.segment(header.base_sequence)
+        try:
+            for name in (path + TEMPORARY_SUFFIX, path):
+                try:
+                    self._files.unlink(name)
+                except FileNotFoundError:
+                    pass
+            self._files.sync_directory(self._layout.segments)
+        except OSError as error:
+            self._poison_with(error)
+            self.check()
+        self._log = log
+
+    def _resolve_rotation(self, log: Log, pending: PendingRotation) -> Log:
+        path = self._layout.segment(pending.header.base_sequence)
+        clean = msgspec.structs.replace(log, pending=None)
+        try:
+            self._files.stat(path)
+            self._files.sync_directory(self._layout.segments)
+            return self._switch(clean, pending.header)
+        except FileNotFoundError:
+            self._undo_rotation(clean, pending.header)
+        except OSError as error:
+            self._poison_with(error)
+            self.check()
+        return clean
+
+    def _check_lock_file(self) -> None:
+        """Poison when the lock file was replaced: somebody else may hold the new one."""
+        try:
+            ours = self._files.fstat(self._lock_fd)
+            named = self._files.stat(self._layout.lock)
+            same = (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
+        except OSError as error:
+            self._poison_with(error)
+            same = True
+        if not same:
+            self._poison_with(
+                Damaged("journal.lock was replaced by another file", file=self._layout.lock)
+            )
+        self.check()
+
+    # --- durability ----------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make everything written so far durable. Raises JournalPoisoned, NoSpace, …"""
+        self.wait_durable(self._log.sequence)
+
+    def wait_durable(self, bound: int, timeout: float | None = None) -> bool:
+        """Return True once all below `bound` is durable; False when the time is over."""
+        return self._durable.sequence >= bound or self._group.wait(bound, timeout)
+
+    def _sync_once(self, *, whole_file: bool = False) -> None:
+        """One fdatasync for all that is published now, then one hint."""
+        with self._sync_lock:
+            self.check()
+            log = self._log
+            if log.sequence <= self._durable.sequence and not whole_file:
+                return
+            began = time.monotonic()
+            try:
+                if whole_file:
+                    self._files.sync_file(log.segment.fd)
+                else:
+                    self._files.sync_data(log.segment.fd)
+            except OSError as error:
+                # Never retried: after a failed fsync the page cache may show bytes
+                # that the disk does not hold.
+                self._poison_with(error)
+                self.check()
+            took = time.monotonic() - began
+            self._durable = Durable(log.sequence, log.hlc)
+            self._write_hint(log)
+        if took > self._config.sync_warning:
+            logger.warning("a sync of %s took %.3f s", log.segment.path, took)
+
+    def _write_hint(self, log: Log) -> None:
+        """Tell how far we are durable; only ever after the sync it tells of."""
+        hint = Hint(
+            self._journal_id,
+            self.epoch,
+            log.segment.header.base_sequence,
+            log.end,
+            self._durable.sequence,
+        )
+        try:
+            self._files.pwrite(self._hint_fd, hint.encode(), 0)
+        except OSError as error:
+            # A witness only: without it the data are as durable as with it.
+            logger.warning("tail.hint not written: %s", error)
+
+    # --- the end -------------------------------------------------------------
+
+    def close(self, last_events: Callable[[], Sequence[Prepared]]) -> Log:
+        """Write the closing events, sync, pad, sync. Returns the final state.
+
+        Descriptors stay open until `release`, which the caller owes in every case.
+        """
+        if self._flusher is not None:
+            self._flusher.stop()
+        self.commit(last_events())
+        with self._append_lock:
+            log = self._log
+            if log.pending is not None:
+                log = self._resolve(log)
+            self._sync_once()
+            chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
+            pad, head_crc = build_pad(
+                log.segment.salt_state, chain, self._durable.sequence, self.epoch
+            )
+            # Crash before the pad: the next open finds the bound in tail.hint instead.
+            self._write(log.segment, pad, log)
+            try:
+                self._files.truncate(log.segment.fd, log.end + len(pad))
+            except OSError as error:
+                self._poison_with(error)
+                self.check()
+            final = msgspec.structs.replace(
+                log,
+                end=log.end + len(pad),
+                prev_crc=head_crc,
+                record_offset=log.end,
+                records=log.records + 1,
+            )
+            self._log = final
+            self._sync_once(whole_file=True)
+            self._closed = True
+        try:
+            self._files.sync_file(self._hint_fd)
+        except OSError as error:
+            logger.warning("tail.hint not synced: %s", error)
+        return final
+
+    def abandon(self) -> None:
+        """No more writes from now on; nothing is written. Then `release`."""
+        if self._flusher is not None:
+            self._flusher.stop()
+        self._closed = True
+
+    def release(self) -> None:
+        """Close the descriptors, which frees the lock. Waits for a sync under way."""
+        self._closed = True
+        with self._sync_lock:
+            fds = (self._log.segment.fd, self._hint_fd, self._lock_fd)
+            self._log.segment.fd = self._hint_fd = self._lock_fd = -1
+            for fd in fds:
+                if fd >= 0:
+                    self._files.close(fd)
+
+    def forked(self) -> None:
+        """In a forked child: never write again, and drop the parent's descriptors.
+
+        The lock belongs to the open file that parent and child share, so closing the
+        child's descriptor leaves it held; unlocking would take it from the parent.
+        """
+        self._forked = True
+        # Threads of the parent may have held these; they do not exist here.
+        self._append_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        for fd in (self._log.segment.fd, self._hint_fd, self._lock_fd):
+            if fd >= 0:
+                try:
+                    self._files.close(fd)
+                except OSError as error:
+                    logger.debug("closing a descriptor after fork: %s", error)
+        self._log.segment.fd = self._hint_fd = self._lock_fd = -1
+
+
+_NEW = Head(0, NO_HASH)
+
+
+def create_segment(files: Files, layout: Layout, header: SegmentHeader) -> None:
+    """A new segment with nothing but its header, durable under its name. Raises OSError."""
+    path = layout.segment(header.base_sequence)
+    temporary = path + TEMPORARY_SUFFIX
+    fd = files.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR)
+    try:
+        write_all(files, fd, header.encode(), 0)
+        files.sync_file(fd)
+    finally:
+        files.close(fd)
+    # Crash before this: a temporary file, which the next open deletes.
+    files.rename(temporary, path)
+    # Crash before this: the name may be lost; nothing in the segment was acknowledged.
+    files.sync_directory(layout.segments)
+
+
+class _Flusher:
+    """The one thread of `Durability.EVERY`: syncs what an idle writer left waiting."""
+
+    def __init__(self, writer: Writer, every: Every) -> None:
+        self._writer = writer
+        self._every = every
+        self._wake = threading.Condition()
+        # guarded by _wake
+        self._thread: threading.Thread | None = None
+        self._due: float | None = None
+        self._stopped = False
+
+    def note_write(self, waiting: int) -> None:
+        """Called after each commit with the number of events that are not durable yet."""
+        if waiting >= self._every.events:
+            self._writer.sync()
+            return
+        with self._wake:
+            if self._due is None and not self._stopped:
+                self._due = time.monotonic() + self._every.ms / 1000
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="batpak-flusher", daemon=True
+                    )
+                    self._thread.start()
+                self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while self._due is None and not self._stopped:
+                    self._wake.wait()
+                while self._due is not None and not self._stopped:
+                    left = self._due - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._wake.wait(left)
+                if self._stopped:
+                    return
+                self._due = None
+            try:
+                self._writer.sync()
+            except BatpakError as error:
+                # The journal is poisoned or closed: the next append says so.
+                logger.error("the interval sync failed: %s", error)
+                return
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()

@@ -1,0 +1,250 @@
+"""Receipts: what an append answers, as plain immutable data that goes to JSON and back.
+
+No I/O and no keys: signing and verifying live elsewhere. Also the grammar of
+extension names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from batpak import canonical
+from batpak.coordinate import Coordinate
+from batpak.errors import ExtensionError, InvalidInput
+from batpak.ids import EventId
+from batpak.kinds import EventKind
+
+__all__ = [
+    "MAX_EXTENSIONS_BYTES",
+    "MAX_EXTENSION_KEY_BYTES",
+    "RESERVED_NAMESPACES",
+    "AppendReceipt",
+    "Namespace",
+    "encode_extensions",
+]
+
+MAX_EXTENSION_KEY_BYTES = 256
+MAX_EXTENSIONS_BYTES = 64 * 1024
+RESERVED_NAMESPACES = frozenset({"batpak", "origin"})
+"""Only batpak itself writes extensions of these namespaces."""
+
+_NO_EXTENSIONS: Mapping[str, bytes] = MappingProxyType({})
+
+
+class Namespace:
+    """A prefix for extension names: `Namespace("acme").key("trace")` is "acme.trace"."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        check_extension_key(f"{name}.x")
+        self.name = name
+
+    def key(self, name: str) -> str:
+        """The full extension name. Raises ExtensionError."""
+        full = f"{self.name}.{name}"
+        check_extension_key(full)
+        return full
+
+
+def check_extension_key(key: object, *, reserved_allowed: bool = False) -> None:
+    """Raises ExtensionError unless `key` is a name such as "acme.trace".
+
+    The order of checks is that of the Rust system: empty, non-ascii, too-long,
+    bad-namespace, reserved-namespace.
+    """
+    if not isinstance(key, str) or not key:
+        raise _bad_key("empty", key, "an extension name is a non-empty text")
+    if not key.isascii():
+        raise _bad_key("non-ascii", key, "an extension name is ASCII")
+    if len(key) > MAX_EXTENSION_KEY_BYTES:
+        raise _bad_key(
+            "too-long", key[:40], f"an extension name has more than {MAX_EXTENSION_KEY_BYTES} bytes"
+        )
+    namespace, dot, name = key.partition(".")
+    if not (namespace and dot and name) or "." in name:
+        raise _bad_key("bad-namespace", key, 'an extension name has one dot, like "acme.trace"')
+    if not reserved_allowed and namespace in RESERVED_NAMESPACES:
+        raise _bad_key("reserved-namespace", key, "this extension namespace is reserved for batpak")
+
+
+def _bad_key(reason: str, key: object, what: str) -> ExtensionError:
+    return ExtensionError(what, field="extensions", reason=reason, value=key)
+
+
+def encode_extensions(extensions: Mapping[str, bytes], *, reserved_allowed: bool = False) -> bytes:
+    """Canonical bytes of receipt extensions: keys ascending; empty bytes for none.
+
+    Raises ExtensionError.
+    """
+    if not extensions:
+        return b""
+    for key, value in extensions.items():
+        check_extension_key(key, reserved_allowed=reserved_allowed)
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            raise ExtensionError(
+                "an extension's value is bytes",
+                field=f"extensions[{key!r}]",
+                reason="not-bytes",
+                value=type(value).__name__,
+                advice="encode it first, for example with batpak.canonical.encode",
+            )
+    data = canonical.encode({key: bytes(extensions[key]) for key in sorted(extensions)})
+    if len(data) > MAX_EXTENSIONS_BYTES:
+        raise ExtensionError(
+            f"the extensions of an event have more than {MAX_EXTENSIONS_BYTES} bytes",
+            field="extensions",
+            reason="too-large",
+            value=len(data),
+        )
+    return data
+
+
+class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Proof that an event was accepted, and where it stands. Plain data.
+
+    Equal when journal and event hash are equal: `durable`, `replayed`, `key_id`
+    and `signature` say how this copy was made, not what it attests.
+    """
+
+    journal_id: UUID
+    _event_id: bytes
+    sequence: int
+    coordinate: Coordinate
+    _kind: int
+    hlc: int
+    clock: int
+    commitment: bytes
+    event_hash: bytes
+    prev_hash: bytes
+    extensions: Mapping[str, bytes] = _NO_EXTENSIONS
+    durable: bool = False
+    replayed: bool = False
+    key_id: bytes | None = None
+    signature: bytes | None = None
+
+    @property
+    def event_id(self) -> EventId:
+        """The event's id, or its idempotency key."""
+        return EventId.from_bytes(self._event_id)
+
+    @property
+    def kind(self) -> EventKind:
+        """What kind of event was appended."""
+        return EventKind.from_raw(self._kind)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AppendReceipt):
+            return NotImplemented
+        return (
+            self.event_hash == other.event_hash
+            and self.journal_id == other.journal_id
+            and self._fields() == other._fields()
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.event_hash)
+
+    def __repr__(self) -> str:
+        state = "durable" if self.durable else "written"
+        return f"<AppendReceipt {self.sequence} {self.event_id} {self.coordinate} {state}>"
+
+    def _fields(self) -> tuple[Any, ...]:
+        return (
+            self._event_id, self.sequence, self.coordinate, self._kind, self.hlc, self.clock,
+            self.commitment, self.prev_hash, dict(self.extensions),
+        )  # fmt: skip
+
+    def to_json(self) -> str:
+        """The receipt as one line of JSON; hashes and bytes as lower-case hex."""
+        return json.dumps(
+            {
+                "journal_id": str(self.journal_id),
+                "event_id": str(self.event_id),
+                "sequence": self.sequence,
+                "entity": self.coordinate.entity,
+                "scope": self.coordinate.scope,
+                "kind": self._kind,
+                "hlc": self.hlc,
+                "clock": self.clock,
+                "commitment": self.commitment.hex(),
+                "event_hash": self.event_hash.hex(),
+                "prev_hash": self.prev_hash.hex(),
+                "extensions": {k: bytes(v).hex() for k, v in self.extensions.items()},
+                "durable": self.durable,
+                "replayed": self.replayed,
+                "key_id": None if self.key_id is None else self.key_id.hex(),
+                "signature": None if self.signature is None else self.signature.hex(),
+            },
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> AppendReceipt:
+        """Read what `to_json` wrote. Raises InvalidInput naming the field."""
+        try:
+            plain = msgspec.json.decode(text, type=_ReceiptJson)
+        except msgspec.DecodeError as error:
+            raise InvalidInput(f"not a receipt: {error}", field="receipt") from error
+        try:
+            journal_id = UUID(plain.journal_id)
+        except ValueError as error:
+            raise InvalidInput(
+                "not a receipt: bad journal id", field="journal_id", value=plain.journal_id
+            ) from error
+        return cls(
+            journal_id,
+            EventId.parse(plain.event_id).bytes,
+            plain.sequence,
+            Coordinate(plain.entity, plain.scope),
+            plain.kind,
+            plain.hlc,
+            plain.clock,
+            _unhex("commitment", plain.commitment, 32),
+            _unhex("event_hash", plain.event_hash, 32),
+            _unhex("prev_hash", plain.prev_hash, 32),
+            MappingProxyType({k: _unhex(k, v, None) for k, v in plain.extensions.items()}),
+            plain.durable,
+            plain.replayed,
+            None if plain.key_id is None else _unhex("key_id", plain.key_id, 32),
+            None if plain.signature is None else _unhex("signature", plain.signature, 64),
+        )
+
+
+class _ReceiptJson(msgspec.Struct, forbid_unknown_fields=False):
+    journal_id: str
+    event_id: str
+    sequence: int
+    entity: str
+    scope: str
+    kind: int
+    hlc: int
+    clock: int
+    commitment: str
+    event_hash: str
+    prev_hash: str
+    extensions: dict[str, str]
+    durable: bool
+    replayed: bool
+    key_id: str | None
+    signature: str | None
+
+
+def _unhex(field: str, text: str, size: int | None) -> bytes:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError as error:
+        raise InvalidInput(
+            f"not a receipt: {field} is not hex", field=field, value=text
+        ) from error
+    if size is not None and len(data) != size:
+        raise InvalidInput(
+            f"not a receipt: {field} has {len(data)} bytes, not {size}", field=field, value=text
+        )
+    return data
