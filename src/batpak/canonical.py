@@ -62,7 +62,7 @@ _BUILTIN: Final = (bytes, datetime)
 _FAULTS: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, AttributeError)
 
 
-class _Refused(Exception):  # noqa: N818 - caught here, never seen by users
+class _Refused(Exception):
     """A value without canonical form; the steps to it are collected on the way out."""
 
     def __init__(self, what: str, advice: str) -> None:

@@ -58,7 +58,7 @@ class Durability(enum.Enum):
     OS = "os"
 
     @staticmethod
-    def EVERY(*, ms: int = 100, events: int = 1000) -> Every:
+    def EVERY(*, ms: int = 100, events: int = 1000) -> Every:  # noqa: N802  # stands beside SYNC and OS
         """Sync in intervals. Raises InvalidInput."""
         return Every(ms, events)
 

@@ -7,6 +7,7 @@ releases. Fields that are not known are None. Imports nothing of ours.
 
 from __future__ import annotations
 
+from inspect import get_annotations
 from typing import Any, ClassVar
 
 __all__ = [
@@ -87,7 +88,7 @@ class BatpakError(Exception):
         names: set[str] = set()
         for base in cls.__mro__:
             if base is not BatpakError and issubclass(base, BatpakError):
-                names.update(n for n in base.__dict__.get("__annotations__", {}) if n[0] != "_")
+                names.update(n for n in get_annotations(base) if n[0] != "_")
         return names - {"code", "retryable", "exit_code"}
 
     def __str__(self) -> str:

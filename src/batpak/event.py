@@ -68,7 +68,9 @@ CODEC_SALTED: Final = 1
 CODEC_ENCRYPTED: Final = 2
 
 EVENT_PREFIX: Final = b"batpak/event/v1\0"
-CONTENT_PREFIX: Final = tuple(b"batpak/content/v1\0" + bytes([codec]) for codec in range(256))
+CONTENT_PREFIX: Final[tuple[bytes, ...]] = tuple(
+    b"batpak/content/v1\0" + bytes([codec]) for codec in range(256)
+)
 """Content-hash preimage prefix by codec: append the envelope, then hash."""
 
 

@@ -15,7 +15,7 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -153,7 +153,7 @@ REAL: Files = RealFiles()  # type: ignore[assignment]  # Windows lacks pwrite; w
 
 
 @contextmanager
-def closing(files: Files, fd: int) -> Iterator[int]:
+def closing(files: Files, fd: int) -> Generator[int]:
     """Close `fd` at the end of the block."""
     try:
         yield fd
@@ -214,9 +214,12 @@ def refusal(error: OSError, what: str, path: str) -> Unavailable:
 
 
 _NETWORK_TYPES = frozenset(
-    "9p afs afpfs beegfs ceph cifs coda fuse.ceph fuse.glusterfs fuse.s3fs fuse.sshfs glusterfs "
-    "gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb2 smb3 smbfs virtiofs webdav".split()
-)
+    (
+        "9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.glusterfs",
+        "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2",
+        "orangefs", "smb2", "smb3", "smbfs", "virtiofs", "webdav",
+    )
+)  # fmt: skip
 
 
 def filesystem_type(path: str) -> str | None:

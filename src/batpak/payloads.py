@@ -294,13 +294,16 @@ _SHAPELESS: Final[tuple[type[Any], ...]] = (
 )
 
 
+def _is_shapeless(cls: type[Any]) -> bool:
+    return issubclass(cls, _SHAPELESS)
+
+
 def _check_class(cls: type[Any]) -> None:
     if "__batpak_kind__" in vars(cls):
         raise _undefined(cls, "it has a kind already", "decorate it once")
     if getattr(cls, "__parameters__", ()):
         raise _undefined(cls, "it is generic", "decorate a class for each of its types")
-    shapeless: bool = issubclass(cls, _SHAPELESS)
-    if shapeless:
+    if _is_shapeless(cls):
         raise _undefined(cls, "it has no named fields", "use a class with annotated fields")
     if hasattr(cls, "__pydantic_fields__"):
         raise _undefined(

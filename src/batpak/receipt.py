@@ -240,9 +240,7 @@ def _unhex(field: str, text: str, size: int | None) -> bytes:
     try:
         data = bytes.fromhex(text)
     except ValueError as error:
-        raise InvalidInput(
-            f"not a receipt: {field} is not hex", field=field, value=text
-        ) from error
+        raise InvalidInput(f"not a receipt: {field} is not hex", field=field, value=text) from error
     if size is not None and len(data) != size:
         raise InvalidInput(
             f"not a receipt: {field} has {len(data)} bytes, not {size}", field=field, value=text

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import Any, Literal, NamedTuple, Self, cast, overload
 
 from blake3 import blake3
 
@@ -401,9 +401,7 @@ class _Reading:
         is in the report's findings; nothing is raised for it. Raises InvalidInput.
         """
         if level not in ("chain", "full"):
-            raise InvalidInput(
-                'a level of verify is "chain" or "full"', field="level", value=level
-            )
+            raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
         return verify_journal(
             self._files, self._layout, self._identity, self._reader, self._bound(), level, progress
         )
@@ -609,7 +607,9 @@ class Store(_Reading):
     ) -> AppendReceipt:
         """Append `data` as given, not parsed, under `kind`; keywords as for `append`."""
         durable = bool(options.pop("durable", False))
-        return self._commit((self._prepare_item(Item.raw(coordinate, kind, data, **options)),), durable)[0]
+        return self._commit(
+            (self._prepare_item(Item.raw(coordinate, kind, data, **options)),), durable
+        )[0]
 
     def append_many(
         self,
@@ -757,10 +757,8 @@ class Store(_Reading):
         if self._salted:
             salt = next(self._salts, None) or self._new_salts()
             data = salt + data
-        if self._hashers:
-            hasher = self._hashers.pop()
-        else:
-            hasher = blake3()
+        # Taken and given back: two threads must not share one.
+        hasher = self._hashers.pop() if self._hashers else blake3()
         hasher.reset()
         hasher.update(CONTENT_PREFIX[self._codec] + data)
         digest = hasher.digest()
@@ -798,7 +796,7 @@ class Store(_Reading):
         if self._sealed:
             self._write_sidecars()
         try:
-            is_durable = writer.settle(committed[-1].sequence + 1, durable=durable)
+            is_durable = writer.settle(committed[-1][0] + 1, durable=durable)
         except BatpakError as error:
             receipts = tuple(self._receipts(events, committed, durable=False))
             raise Indeterminate(
@@ -815,21 +813,15 @@ class Store(_Reading):
         journal_id = self._journal_id
         return [
             AppendReceipt(
-                journal_id,
-                done.event_id,
-                done.sequence,
-                event.coordinate,
-                event.kind,
-                done.hlc,
-                done.clock,
-                event.content_hash,
-                done.event_hash,
-                done.prev_hash,
+                journal_id, event_id, sequence, event.coordinate, event.kind, hlc, clock,
+                event.content_hash, event_hash, prev_hash,
                 decode_extensions(event.extensions) if event.extensions else _NO_EXTENSIONS,
                 durable,
             )
-            for event, done in zip(events, committed, strict=True)
-        ]
+            for event, (sequence, event_id, hlc, clock, event_hash, prev_hash) in zip(
+                events, committed, strict=True
+            )
+        ]  # fmt: skip
 
     def _write_sidecars(self) -> None:
         """Write the sidecars of segments that were sealed, outside the append lock."""
@@ -1031,16 +1023,16 @@ def _exactly(name: str) -> Query:
     return Query(entity=name.encode("utf-8", "surrogatepass"), exact=True)
 
 
-def _encode_under(kind: EventKind | type | None, payload: object, is_raw: bool) -> tuple[int, int, bytes]:
+def _encode_under(
+    kind: EventKind | type | None, payload: object, is_raw: bool
+) -> tuple[int, int, bytes]:
     """Raw kind, payload version and bytes of a payload whose kind the caller names."""
     version = 0
     binding = None if kind is None or isinstance(kind, EventKind) else payloads.lookup_type(kind)
     if binding is not None:
         kind, version = binding.kind, binding.version
     if not isinstance(kind, EventKind):
-        raise InvalidInput(
-            "kind= takes an EventKind or a payload class", field="kind", value=kind
-        )
+        raise InvalidInput("kind= takes an EventKind or a payload class", field="kind", value=kind)
     if kind.is_reserved:
         raise ReservedKind(
             f"kind {kind} belongs to the system",
@@ -1053,7 +1045,7 @@ def _encode_under(kind: EventKind | type | None, payload: object, is_raw: bool) 
             raise InvalidInput(
                 "append_raw takes bytes", field="payload", value=type(payload).__name__
             )
-        return kind.raw, 0, bytes(payload)
+        return kind.raw, 0, bytes(cast("bytes", payload))
     own = payloads.lookup_type(type(payload))
     if own is not None:
         if own.kind != kind:
@@ -1092,4 +1084,3 @@ def _finding_of(error: JournalCorrupt | PayloadDamaged) -> Finding:
     return Finding(
         error.code, error.file or "", error.offset, error.sequence, error.what, None, error.reason
     )
-

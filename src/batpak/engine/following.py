@@ -35,7 +35,6 @@ from batpak.journal.reading import SegmentPool
 from batpak.journal.record import (
     EAGER,
     RECORD_HEADER_SIZE,
-    Chain,
     Invalid,
     Record,
     check_body,
@@ -302,5 +301,3 @@ def _finding(error: JournalCorrupt) -> Finding:
     return Finding(
         error.code, error.file or "", error.offset, error.sequence, error.what, None, error.reason
     )
-
-

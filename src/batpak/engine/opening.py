@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -103,7 +103,7 @@ class _Phases:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def __call__(self, name: str) -> Generator[None]:
         began = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
@@ -124,15 +124,13 @@ def check_place(layout: Layout, config: StoreConfig) -> None:
     kind = filesystem_type(existing)
     if is_network_filesystem(kind):
         raise NetworkFilesystem(
-            f"the path is on a network file system ({kind}), whose locks and syncs can't be trusted",
+            f"the path is on a network file system ({kind}): its locks and syncs can't be trusted",
             file=root,
             advice="use a local disk, or pass allow_network_filesystem=True",
         )
 
 
-def open_for_writing(
-    files: Files, layout: Layout, config: StoreConfig
-) -> Opened:
+def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opened:
     """Lock, recover, index and begin an epoch; the open event is durable on return.
 
     Raises NotAJournal, NetworkFilesystem, JournalLocked, JournalCorrupt, Damaged,
@@ -147,9 +145,7 @@ def open_for_writing(
     opened_fds = [lock_fd]
     pools: list[SegmentPool] = []
     try:
-        return _open_locked(
-            files, layout, config, phases, created_parents, opened_fds, pools
-        )
+        return _open_locked(files, layout, config, phases, created_parents, opened_fds, pools)
     except BaseException:
         for pool in pools:
             pool.close()
@@ -261,7 +257,7 @@ def _open_locked(
 
         def previous_hash(entity: bytes) -> bytes:
             head = heads.get(entity) or reader.head(entity, index.end)
-            return NO_HASH if head is None else head.event_hash
+            return NO_HASH if head is None else head[1]
 
         tail = judge_tail(
             segment_reader.read,
@@ -292,8 +288,8 @@ def _open_locked(
         segment = Segment(newest.header, newest_fd, state, newest.path, tail.end.offset)
         end = tail.end
         log = Log(
-            segment, end.offset, end.sequence, end.prev_crc, last_hlc, last_record, records, last_hash,
-            epoch,
+            segment, end.offset, end.sequence, end.prev_crc, last_hlc, last_record, records,
+            last_hash, epoch,
         )  # fmt: skip
         opened: Opened
         writer = Writer(
@@ -460,9 +456,7 @@ def _settle_directories(files: Files, layout: Layout, created_parents: list[str]
 
 def _create_identity(files: Files, layout: Layout, config: StoreConfig) -> Identity:
     journal_id: UUID = uuid4()
-    identity = Identity(
-        FORMAT, journal_id, wall_us(), config.origin or f"batpak/{journal_id}", ()
-    )
+    identity = Identity(FORMAT, journal_id, wall_us(), config.origin or f"batpak/{journal_id}", ())
     try:
         replace_file(files, layout.identity, identity.encode())
     except OSError as error:
@@ -508,9 +502,7 @@ def _lost(layout: Layout, newest: Found, tail: Tail) -> JournalCorrupt:
     )
 
 
-def _own_file(
-    files: Files, layout: Layout, newest: Found, tail: Tail, pool: SegmentPool
-) -> int:
+def _own_file(files: Files, layout: Layout, newest: Found, tail: Tail, pool: SegmentPool) -> int:
     """The newest segment opened for writing, as a file that no other name shares."""
     try:
         fd = files.open(newest.path, os.O_RDWR)
@@ -566,7 +558,9 @@ def _cut_tail(files: Files, layout: Layout, newest: Found, tail: Tail, fd: int) 
             files.truncate(fd, end)
             files.sync_file(fd)
     except OSError as error:
-        raise refusal(error, "can't set the torn tail aside; nothing was changed", newest.path) from error  # noqa: E501  # one sentence
+        raise refusal(
+            error, "can't set the torn tail aside; nothing was changed", newest.path
+        ) from error  # one sentence
     if not length:
         return None
     logger.warning("cut %d bytes from %s at %d: %s", length, newest.path, end, tail.problem.reason)
@@ -593,9 +587,7 @@ def _open_hint(
     files: Files, layout: Layout, identity: Identity, newest: Found, tail: Tail, epoch: int
 ) -> int:
     """tail.hint, saying what is durable now, synced."""
-    hint = Hint(
-        identity.journal_id.bytes, epoch, newest.base, tail.end.offset, tail.end.sequence
-    )
+    hint = Hint(identity.journal_id.bytes, epoch, newest.base, tail.end.offset, tail.end.sequence)
     try:
         try:
             if files.stat(layout.hint).st_nlink > 1:

@@ -93,7 +93,7 @@ class LogReader:
         if event.metadata_bytes[: event.row.entity_len] != entity:
             slot = self.index.slot_of(sequence)
             raise self._lost_row(slot, sequence, slot.part.locate(sequence - slot.first)[1])
-        return Head(event.clock + 1, event.event_hash)
+        return event.clock + 1, event.event_hash
 
     def summary(self, sequence: int) -> EventSummary:
         """The event at `sequence` without its payload, its event hash checked."""
@@ -196,4 +196,3 @@ class LogReader:
 
 def _sequence(row: bytes) -> int:
     return int.from_bytes(row[:8], "little")
-

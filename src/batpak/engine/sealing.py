@@ -7,18 +7,20 @@ time at the next open and nothing else, so failures are logged, not raised.
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from batpak.engine.survey import Found, usable_sidecar
 from batpak.files import Files, replace_file
-from batpak.index.columns import Columns
 from batpak.index.growing import GrowingPart
-from batpak.index.mapped import MappedPart
 from batpak.index.parts import Index
 from batpak.journal.header import SegmentHeader
 from batpak.journal.layout import Layout
 from batpak.journal.reading import SegmentPool
 from batpak.journal.sidecar import SidecarHeader, decode_sidecar_header, encode_sidecar
 from batpak.journal.writer import Log
+
+if TYPE_CHECKING:
+    from batpak.index.columns import Columns
 
 __all__ = ["covered_records", "map_sidecar", "write_sidecar"]
 
@@ -33,7 +35,7 @@ def covered_records(index: Index, base: int) -> int:
     return sum(
         slot.part.header.records
         for slot in index.slots
-        if slot.segment_base == base and isinstance(slot.part, MappedPart)
+        if slot.segment_base == base and not isinstance(slot.part, GrowingPart)
     )
 
 

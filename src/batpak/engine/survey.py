@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from batpak.errors import JournalCorrupt
 from batpak.event import NO_HASH
 from batpak.files import Files, closing, read_small, refusal
 from batpak.index.growing import GrowingPart
-from batpak.index.mapped import MappedPart
 from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
@@ -29,6 +29,9 @@ from batpak.journal.sidecar import (
     sidecar_bytes,
 )
 from batpak.journal.writer import Head, apply_record
+
+if TYPE_CHECKING:
+    from batpak.index.mapped import MappedPart
 
 __all__ = [
     "Found",
@@ -131,9 +134,7 @@ def survey(files: Files, layout: Layout, identity: Identity) -> Survey:
         if header.base_sequence != base:
             raise _corrupt(path, 16, "base", "the segment's name and header disagree", base)
         if not identity.accepts(header.journal_id, base):
-            raise _corrupt(
-                path, 16, "journal-id", "the segment belongs to another journal", base
-            )
+            raise _corrupt(path, 16, "journal-id", "the segment belongs to another journal", base)
         sidecar = read_sidecar_header(files, layout, base)
         if sidecar is not None and not _belongs(sidecar, header):
             sidecar = None
@@ -173,13 +174,16 @@ def _orphans(files: Files, layout: Layout, identity: Identity, bases: set[int]) 
     return found
 
 
-def usable_sidecar(files: Files, layout: Layout, found: Found, read: SegmentReader) -> (
-    MappedPart | None
-):
+def usable_sidecar(
+    files: Files, layout: Layout, found: Found, read: SegmentReader
+) -> MappedPart | None:
     """The segment's sidecar as an index part; None unless it agrees with the segment."""
     sidecar = found.sidecar
     if sidecar is None or sidecar.durable < sidecar.next_sequence or not sidecar.count:
         return None
+    # With it comes NumPy, which a journal without sidecars can open without.
+    from batpak.index.mapped import MappedPart
+
     chain = Chain(sidecar.last_record_offset, 0, 0, 0)
     try:
         data = read.read(chain.offset, 64)
@@ -281,4 +285,3 @@ def _corrupt(path: str, offset: int, reason: str, what: str, sequence: int) -> J
         first=sequence,
         advice="run: batpak repair JOURNAL",
     )
-

@@ -197,12 +197,12 @@ def _check_records(
     state.done = begun + size
     state.epoch = max(state.epoch, chain.epoch)
     state.sequence = chain.sequence
-    if successor is not None and chain.sequence == successor:
-        if last_nonzero(read, size, chain.offset) != chain.offset:
-            _add(
-                state, "trailing-bytes", reader.path, chain.offset, None,
-                "bytes after the last record of a sealed segment",
-            )  # fmt: skip
+    sealed = successor is not None and chain.sequence == successor
+    if sealed and last_nonzero(read, size, chain.offset) != chain.offset:
+        _add(
+            state, "trailing-bytes", reader.path, chain.offset, None,
+            "bytes after the last record of a sealed segment",
+        )  # fmt: skip
 
 
 def _report_gap(
@@ -238,21 +238,12 @@ def _report_gap(
     return None
 
 
-def _check_record(
-    reader: SegmentReader, record: Record, salt_state: int, state: _State
-) -> None:
+def _check_record(reader: SegmentReader, record: Record, salt_state: int, state: _State) -> None:
     path, report = reader.path, state.report
-    body = b""
-    body_is_whole = True
+    body, wrong = b"", None
     if state.full:
         body = reader.read(record.body_offset, record.header.body_len)
         wrong = check_body(record, body, salt_state)
-        if wrong is not None:
-            body_is_whole = False
-            _add(
-                state, wrong.reason, path, record.body_offset, record.header.base_sequence,
-                f"the payload section is damaged: {wrong.reason}", wrong.expected, wrong.found,
-            )  # fmt: skip
     heads, index = state.heads, state.index
     body_at = record.body_offset
     for event in record.events(reader.read):
@@ -292,7 +283,8 @@ def _check_record(
             start = event.envelope_offset - body_at
             envelope = body[start : start + event.stored_len]
             if blake3(CONTENT_PREFIX[row.codec] + envelope).digest() != row.content_hash:
-                body_is_whole = True
+                # More exact than the checksum of the whole section.
+                wrong = None
                 _add(
                     state, "content-hash", path, event.envelope_offset, sequence,
                     f"the payload of event {sequence} is not what was written",
@@ -303,7 +295,11 @@ def _check_record(
                 f"the payload of event {sequence} is missing and no erasure names it",
             )  # fmt: skip
         _compare_index(index, event.row_offset, digest, sequence, path, state)
-    del body_is_whole
+    if wrong is not None:
+        _add(
+            state, wrong.reason, path, body_at, record.header.base_sequence,
+            f"the payload section is damaged: {wrong.reason}", wrong.expected, wrong.found,
+        )  # fmt: skip
     report.events += len(record.rows)
     report.records += 1
 

@@ -2,7 +2,8 @@
 
 `add` is the one way in, for appends and for recovery; it sets absolute places, so
 adding an event twice is the same as adding it once. A reader takes its bound first
-and never looks beyond it; what stands below a bound is never changed.
+and never looks beyond it; what stands below a bound is never changed. NumPy is loaded
+by the first question that needs it, so that writing alone starts fast.
 """
 
 from __future__ import annotations
@@ -10,37 +11,37 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
-from typing import Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
-from batpak.index.columns import Columns, Tally
 from batpak.index.query import Query, name_ranges
 from batpak.journal.sidecar import HLC_SAMPLE
 
-__all__ = ["GrowingPart", "Rows"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Rows = npt.NDArray[np.uint32]
-"""Row numbers within a part, ascending."""
+    from batpak.index.columns import Columns, Tally
+
+    Rows = npt.NDArray[np.uint32]
+    """Row numbers within a part, ascending."""
+
+__all__ = ["GrowingPart", "Rows"]
 
 _CHUNK: Final = 4096
 _ENTRY: Final = struct.Struct("<32sIIIIIIHH")
-_DTYPE: Final = np.dtype(
-    [
-        ("event_hash", "V32"),
-        ("row_offset", "<u4"),
-        ("metadata_offset", "<u4"),
-        ("envelope_offset", "<u4"),
-        ("entity_number", "<u4"),
-        ("scope_number", "<u4"),
-        ("clock", "<u4"),
-        ("kind", "<u2"),
-        ("spare", "<u2"),
-    ]
-)
 _SIZE: Final = _ENTRY.size
 _OFFSETS: Final = struct.Struct("<32sIII")
+
+
+@cache
+def _dtype() -> np.dtype[np.void]:
+    """The layout of _ENTRY, for NumPy."""
+    import numpy as np
+
+    names = ("row_offset", "metadata_offset", "envelope_offset", "entity_number", "scope_number")
+    fields: list[Any] = [("event_hash", "V32"), *((name, "<u4") for name in (*names, "clock"))]
+    return np.dtype([*fields, ("kind", "<u2"), ("spare", "<u2")])
 
 
 class GrowingPart:
@@ -48,7 +49,7 @@ class GrowingPart:
 
     def __init__(self, first: int) -> None:
         self.first = first
-        self._chunks: list[tuple[bytearray, npt.NDArray[np.void]]] = []
+        self._chunks: list[bytearray] = []
         self._room = 0
         self._hlcs = array("Q")
         self._entities: dict[bytes, int] = {}
@@ -86,8 +87,7 @@ class GrowingPart:
         """Put one event at its place. `foreign_id`: its id, where the HLC does not give it."""
         i = sequence - self.first
         if i >= self._room:
-            buffer = bytearray(_CHUNK * _SIZE)
-            self._chunks.append((buffer, np.frombuffer(buffer, _DTYPE)))
+            self._chunks.append(bytearray(_CHUNK * _SIZE))
             self._room += _CHUNK
         entity_number = self._entities.get(entity)
         if entity_number is None:
@@ -98,7 +98,7 @@ class GrowingPart:
         if scope_number is None:
             scope_number = self._scopes[scope] = len(self._scopes)
         _ENTRY.pack_into(
-            self._chunks[i // _CHUNK][0],
+            self._chunks[i // _CHUNK],
             i % _CHUNK * _SIZE,
             event_hash,
             row_offset,
@@ -122,7 +122,7 @@ class GrowingPart:
 
     def locate(self, i: int) -> tuple[bytes, int, int, int]:
         """Event hash, and offsets of row, metadata and envelope, of row `i`."""
-        return _OFFSETS.unpack_from(self._chunks[i // _CHUNK][0], i % _CHUNK * _SIZE)
+        return _OFFSETS.unpack_from(self._chunks[i // _CHUNK], i % _CHUNK * _SIZE)
 
     def offsets(self, rows: Rows) -> tuple[list[int], list[int], list[int]]:
         """Offsets of row, metadata and envelope for each of `rows`."""
@@ -130,27 +130,39 @@ class GrowingPart:
         a, b, c = (self._gather(name, rows).tolist() for name in columns)
         return a, b, c
 
+    def _table(self, chunk: int) -> npt.NDArray[np.void]:
+        """The entries of a chunk, where they stand."""
+        import numpy as np
+
+        return np.frombuffer(self._chunks[chunk], _dtype())
+
     def _gather(self, name: str, rows: Rows) -> npt.NDArray[np.uint32]:
+        import numpy as np
+
         if not len(rows):
             return np.empty(0, np.uint32)
         low, high = int(rows[0]) // _CHUNK, int(rows[-1]) // _CHUNK
         if low == high:
-            return self._chunks[low][1][name][rows - np.uint32(low * _CHUNK)]
-        column = np.concatenate([self._chunks[c][1][name] for c in range(low, high + 1)])
+            return self._table(low)[name][rows - np.uint32(low * _CHUNK)]
+        column = np.concatenate([self._table(c)[name] for c in range(low, high + 1)])
         return column[rows - np.uint32(low * _CHUNK)]
 
     def select(self, query: Query, low: int, high: int) -> Rows:
         """Rows in [low, high) that match, ascending."""
+        import numpy as np
+
         if query.is_all:
             return np.arange(low, high, dtype=np.uint32)
         entities = None if query.entity is None else self._numbers_of(query)
         scope = None if query.scope is None else self._scopes.get(query.scope)
-        if entities is not None and not len(entities) or query.scope is not None and scope is None:
+        if query.scope is not None and scope is None:
+            return np.empty(0, np.uint32)
+        if entities is not None and not len(entities):
             return np.empty(0, np.uint32)
         found: list[Rows] = []
         for c in range(low // _CHUNK, -(-high // _CHUNK)):
             start = max(low - c * _CHUNK, 0)
-            columns = self._chunks[c][1][start : high - c * _CHUNK]
+            columns = self._table(c)[start : high - c * _CHUNK]
             mask = np.ones(len(columns), dtype=bool)
             if entities is not None:
                 column = columns["entity_number"]
@@ -168,9 +180,13 @@ class GrowingPart:
         return np.concatenate(found) if found else np.empty(0, np.uint32)
 
     def _numbers_of(self, query: Query) -> npt.NDArray[np.uint32]:
+        import numpy as np
+
         count, names = self._sorted
         if count != len(self._entities):
-            names = sorted(list(self._entities))
+            # A copy at once: a writer may add names meanwhile.
+            names = list(self._entities)
+            names.sort()
             self._sorted = (len(names), names)
         numbers = [
             self._entities[name]
@@ -206,23 +222,33 @@ class GrowingPart:
 
     def tally(self, rows: int) -> Tally:
         """Names and kinds among the first `rows`."""
+        import numpy as np
+
+        from batpak.index.columns import Tally
+
         column = self._gather("kind", np.arange(rows, dtype=np.uint32))
         kinds, numbers = np.unique(column, return_counts=True)
         entities, scopes = list(self._entities), list(self._scopes)
         if rows < len(self._hlcs):
             every = np.arange(rows, dtype=np.uint32)
-            entities = [entities[n] for n in np.unique(self._gather("entity_number", every))]
-            scopes = [scopes[n] for n in np.unique(self._gather("scope_number", every))]
+            used: list[int] = np.unique(self._gather("entity_number", every)).tolist()
+            entities = [entities[n] for n in used]
+            used = np.unique(self._gather("scope_number", every)).tolist()
+            scopes = [scopes[n] for n in used]
         return Tally(entities, scopes, list(zip(kinds.tolist(), numbers.tolist(), strict=True)))
 
     # --- into a sidecar ------------------------------------------------------
 
     def columns(self, rows: int, rows_before: int) -> Columns:
         """Everything about the first `rows` events; `rows_before` stand before in the segment."""
+        import numpy as np
+
+        from batpak.index.columns import Columns
+
         entries = (
-            np.concatenate([chunk for _, chunk in self._chunks])[:rows]
+            np.concatenate([self._table(c) for c in range(len(self._chunks))])[:rows]
             if self._chunks
-            else np.empty(0, _DTYPE)
+            else np.empty(0, _dtype())
         )
         sampled = range(-rows_before % HLC_SAMPLE, rows, HLC_SAMPLE)
         return Columns(

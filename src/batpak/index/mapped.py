@@ -15,16 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from batpak.index.columns import Columns, Tally
-from batpak.index.growing import Rows
 from batpak.index.query import Query, name_ranges
 from batpak.journal.sidecar import HLC_SAMPLE, SidecarHeader, array_of
 
 __all__ = ["MappedPart"]
 
+Rows = npt.NDArray[np.uint32]
+"""Row numbers within a part, ascending."""
+
 _CLOCK_AT: Final = 72
 _HLC_AT: Final = 64
-_TYPES: Final = {"hlc_sample": np.dtype("<u8"), "kind": np.dtype("<u2"), "kind_value": np.dtype("<u2")}
-_PLAIN: Final = ("event_hash", "entity_text", "scope_text", "foreign_id")
+_OTHER: Final = frozenset(
+    (
+        "event_hash", "entity_text", "scope_text", "foreign_id", "kind", "kind_value", "hlc_sample",
+    )
+)  # fmt: skip
+"""Arrays that are not of 32-bit integers."""
 
 
 class _Names:
@@ -59,11 +65,14 @@ class MappedPart:
         self.first = header.base_sequence
         self._data = data
         self._read = read
-        column = {
-            name: np.frombuffer(array, _TYPES.get(name, np.dtype("<u4")))
+        column: dict[str, npt.NDArray[np.uint32]] = {
+            name: np.frombuffer(array, np.uint32)
             for name, array in arrays.items()
-            if name not in _PLAIN
+            if name not in _OTHER
         }
+        self._kind = np.frombuffer(arrays["kind"], np.uint16)
+        self._kind_value = np.frombuffer(arrays["kind_value"], np.uint16)
+        self._samples = np.frombuffer(arrays["hlc_sample"], np.uint64)
         self._hashes = arrays["event_hash"]
         self._row_offset = column["row_offset"]
         self._metadata_offset = column["metadata_offset"]
@@ -135,7 +144,7 @@ class MappedPart:
                 return np.empty(0, np.uint32)
             rows = rows[self._column["scope_number"][rows] == number]
         if query.kinds is not None:
-            kinds = self._column["kind"][rows]
+            kinds = self._kind[rows]
             rows = rows[(kinds >= query.kinds[0]) & (kinds <= query.kinds[1])]
         return rows
 
@@ -143,10 +152,10 @@ class MappedPart:
         names = self._entities
         ranges = name_ranges(names, query)
         starts, postings = self._column["entity_postings_start"], self._column["entity_postings"]
+        found: list[Rows] = []
         if query.clock is None:
             found = [postings[starts[a] : starts[b]] for a, b in ranges]
             return _ascending(found, alone=len(found) == 1 and ranges[0][1] - ranges[0][0] == 1)
-        found = []
         for number in (n for a, b in ranges for n in range(a, b)):
             rows = postings[starts[number] : starts[number + 1]]
             # Clocks of an entity are dense, so a clock range is a slice of its postings.
@@ -163,7 +172,7 @@ class MappedPart:
         return self._column["scope_postings"][starts[number] : starts[number + 1]]
 
     def _rows_of_kinds(self, kinds: tuple[int, int]) -> Rows:
-        values, starts = self._column["kind_value"], self._column["kind_postings_start"]
+        values, starts = self._kind_value, self._column["kind_postings_start"]
         low = int(np.searchsorted(values, kinds[0]))
         high = int(np.searchsorted(values, kinds[1], side="right"))
         found = [self._column["kind_postings"][starts[low] : starts[high]]]
@@ -207,7 +216,7 @@ class MappedPart:
                 low = middle + 1
             else:
                 high = middle
-        if 24 * low < len(table) and table[24 * low : 24 * low + 16] == event_id:
+        if 24 * low < len(table) and bytes(table[24 * low : 24 * low + 16]) == event_id:
             i = int.from_bytes(table[24 * low + 16 : 24 * low + 20], "little")
             return i if i < rows else None
         return None
@@ -227,8 +236,10 @@ class MappedPart:
         del rows
         starts = self._column["kind_postings_start"].astype(np.int64)
         numbers = np.diff(starts).tolist()
-        kinds = self._column["kind_value"].tolist()
-        return Tally(list(self._entities), list(self._scopes), list(zip(kinds, numbers, strict=True)))
+        kinds = self._kind_value.tolist()
+        return Tally(
+            list(self._entities), list(self._scopes), list(zip(kinds, numbers, strict=True))
+        )
 
     def columns(self) -> Columns:
         """Everything in this part, as arrays."""
@@ -243,8 +254,8 @@ class MappedPart:
             column["entity_number"],
             list(self._scopes),
             column["scope_number"],
-            column["kind"],
-            column["hlc_sample"],
+            self._kind,
+            self._samples,
             [
                 (table[at : at + 16], int.from_bytes(table[at + 16 : at + 20], "little"))
                 for at in range(0, len(table), 24)
@@ -253,7 +264,7 @@ class MappedPart:
 
 
 def _index_of(names: _Names, name: bytes) -> int | None:
-    i = bisect_left(names, name)  # type: ignore[type-var]  # bisect needs len and [] only
+    i = bisect_left(names, name)
     return i if i < len(names) and names[i] == name else None
 
 

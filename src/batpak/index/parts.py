@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from batpak.event import hlc_of_id
-from batpak.index.growing import GrowingPart, Rows
-from batpak.index.mapped import MappedPart
+from batpak.index.growing import GrowingPart
 from batpak.index.query import Query
+
+if TYPE_CHECKING:
+    from batpak.index.growing import Rows
+    from batpak.index.mapped import MappedPart
 
 __all__ = ["Index", "Match", "Slot"]
 

@@ -36,7 +36,7 @@ class Layout:
     __slots__ = ("cursors", "hint", "identity", "lock", "quarantine", "root", "segments")
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = os.path.abspath(os.fspath(root))
+        self.root: str = os.path.abspath(os.fspath(root))
         self.identity = os.path.join(self.root, "journal.json")
         self.lock = os.path.join(self.root, "journal.lock")
         self.segments = os.path.join(self.root, "segments")

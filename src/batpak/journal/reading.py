@@ -43,9 +43,7 @@ class SegmentReader:
     def _read_beyond(self, offset: int, length: int) -> bytes:
         if self._may_map:
             size = self._files.fstat(self._fd).st_size
-            if size >= offset + length and (
-                size - self._mapped >= _REMAP_STEP or not self._mapped
-            ):
+            if size >= offset + length and (size - self._mapped >= _REMAP_STEP or not self._mapped):
                 try:
                     # Readers of the old map keep it alive; its bytes never change.
                     mapped = self._files.map(self._fd, size)

@@ -50,7 +50,8 @@ ERASED: Final = 0
 DETACHED: Final = 0xFFFFFFFF
 MAX_NAME_BYTES: Final = 1024
 
-_MIDDLE = struct.Struct("<IIIIQQIIBBH8x")
+_PLACED = struct.Struct("<QIIIIQQIIBBH8x")
+"""The record's offset, then bytes 8 to 59 of its header: what header_crc covers."""
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _HEADER = struct.Struct("<4sIIIIIQQIIBBH8sI")
@@ -83,7 +84,7 @@ class RecordHeader(NamedTuple):
     base_sequence: int
     durable: int
     epoch: int
-    count: int
+    events: int
     type: int
     version: int
     flags: int
@@ -155,7 +156,7 @@ class Record(NamedTuple):
     @property
     def next_sequence(self) -> int:
         """Sequence of the event after this record."""
-        return self.header.base_sequence + self.header.count
+        return self.header.base_sequence + self.header.events
 
     @property
     def chain(self) -> Chain:
@@ -198,7 +199,7 @@ def _is_absent(stored: int, envelope_len: int) -> bool:
 
 
 def _stored_lengths(record: Record, table: bytes) -> tuple[int, ...]:
-    count = record.header.count
+    count = record.header.events
     if len(table) < 4 * count:
         table = table.ljust(4 * count, b"\0")
     return struct.unpack(f"<{count}I", table)
@@ -206,55 +207,68 @@ def _stored_lengths(record: Record, table: bytes) -> tuple[int, ...]:
 
 def build_commit(
     salt_state: int,
-    chain: Chain,
+    offset: int,
+    base_sequence: int,
+    prev_crc: int,
     durable: int,
     epoch: int,
     flags: int,
     rows: list[bytes],
     metadata: list[bytes],
     envelopes: list[bytes],
-) -> tuple[list[bytes], int, int]:
-    """The parts of a commit record for `chain.offset`, its length and its head_crc.
-
-    Joined, the parts are the record; rows are 176 bytes each, already hashed.
-    """
+) -> tuple[bytes, int]:
+    """The commit record for `offset`, and its head_crc; rows are 176 bytes each, hashed."""
     head = b"".join(rows + metadata)
     head += _PADDING[-len(head) & 7]
     body = b"".join(envelopes)
     body += _PADDING[-len(body) & 7]
-    middle = _MIDDLE.pack(
+    return _seal(
+        salt_state, offset, head, body, prev_crc, base_sequence, durable, epoch, len(rows),
+        COMMIT, flags,
+    )  # fmt: skip
+
+
+def _seal(
+    salt_state: int,
+    offset: int,
+    head: bytes,
+    body: bytes,
+    prev_crc: int,
+    base_sequence: int,
+    durable: int,
+    epoch: int,
+    count: int,
+    record_type: int,
+    flags: int,
+) -> tuple[bytes, int]:
+    """A record with its three checksums, and its head_crc."""
+    placed = _PLACED.pack(
+        offset,
         len(head),
         len(body),
         _crc32(body, salt_state),
-        chain.prev_crc,
-        chain.sequence,
+        prev_crc,
+        base_sequence,
         durable,
         epoch,
-        len(rows),
-        COMMIT,
+        count,
+        record_type,
         VERSION,
         flags,
     )
-    covered = (
-        middle + _U32.pack(_crc32(_U64.pack(chain.offset) + middle, salt_state)) + head
-    )
+    covered = placed[8:] + _U32.pack(_crc32(placed, salt_state)) + head
     head_crc = _crc32(covered, salt_state)
-    length = RECORD_HEADER_SIZE + len(head) + len(body)
-    return [MAGIC, _U32.pack(head_crc), covered, body], length, head_crc
+    return MAGIC + _U32.pack(head_crc) + covered + body, head_crc
 
 
 def build_pad(
     salt_state: int, chain: Chain, durable: int, epoch: int, body_len: int = 0
 ) -> tuple[bytes, int]:
     """A record without events that carries a durable bound, and its head_crc."""
-    body = bytes(body_len)
-    middle = _MIDDLE.pack(
-        0, body_len, _crc32(body, salt_state), chain.prev_crc, chain.sequence, durable, epoch,
-        0, PAD, VERSION, 0,
+    return _seal(
+        salt_state, chain.offset, b"", bytes(body_len), chain.prev_crc, chain.sequence, durable,
+        epoch, 0, PAD, 0,
     )  # fmt: skip
-    covered = middle + _U32.pack(_crc32(_U64.pack(chain.offset) + middle, salt_state))
-    head_crc = _crc32(covered, salt_state)
-    return MAGIC + _U32.pack(head_crc) + covered + body, head_crc
 
 
 def decode_header(data: bytes, offset: int, salt_state: int) -> RecordHeader | None:
@@ -292,7 +306,7 @@ def read_record(read: Read, size: int, chain: Chain, salt_state: int) -> Record 
     if _crc32(data[8:end], salt_state) != header.head_crc:
         return Invalid(offset, "head-crc")
     head = data[RECORD_HEADER_SIZE:end]
-    rows = [Row._make(fields) for fields in ROW.iter_unpack(head[: ROW_SIZE * header.count])]
+    rows = [Row._make(fields) for fields in ROW.iter_unpack(head[: ROW_SIZE * header.events])]
     return _judge_rows(offset, header, head, rows) or Record(offset, header, head, rows)
 
 
@@ -311,7 +325,7 @@ def _judge_header(header: RecordHeader, chain: Chain, size: int) -> Invalid | No
     limit = MAX_RECORD_BYTES
     if not header.flags & SPARSE:
         # Room that a later erasure needs for its table of stored lengths.
-        limit = MAX_RECORD_BYTES - 8 - 4 * header.count
+        limit = MAX_RECORD_BYTES - 8 - 4 * header.events
     if length > limit:
         return Invalid(offset, "record-length", limit, length)
     if offset + RECORD_HEADER_SIZE + length > size:
@@ -324,16 +338,14 @@ def _judge_header(header: RecordHeader, chain: Chain, size: int) -> Invalid | No
         return Invalid(offset, "epoch", chain.epoch, header.epoch)
     if header.durable > header.base_sequence:
         return Invalid(offset, "durable", header.base_sequence, header.durable)
-    if header.type == PAD and (header.count or header.head_len or header.flags):
-        return Invalid(offset, "pad", 0, header.count or header.head_len or header.flags)
-    if header.type == COMMIT and not 1 <= header.count <= header.head_len // ROW_SIZE:
-        return Invalid(offset, "count", header.head_len // ROW_SIZE, header.count)
+    if header.type == PAD and (header.events or header.head_len or header.flags):
+        return Invalid(offset, "pad", 0, header.events or header.head_len or header.flags)
+    if header.type == COMMIT and not 1 <= header.events <= header.head_len // ROW_SIZE:
+        return Invalid(offset, "count", header.head_len // ROW_SIZE, header.events)
     return None
 
 
-def _judge_rows(
-    offset: int, header: RecordHeader, head: bytes, rows: list[Row]
-) -> Invalid | None:
+def _judge_rows(offset: int, header: RecordHeader, head: bytes, rows: list[Row]) -> Invalid | None:
     """Rows against header: sequences, reserved fields, and the lengths they add up to."""
     sequence = header.base_sequence
     metadata = envelopes = 0
@@ -366,7 +378,7 @@ def check_body(record: Record, body: bytes, salt_state: int) -> Invalid | None:
         return Invalid(record.offset, "body-crc", header.body_crc, _crc32(body, salt_state))
     used = 0
     if header.flags & SPARSE:
-        table = 4 * header.count
+        table = 4 * header.events
         used = table + len(pad8(table))
         if used > len(body) or body[table:used].strip(b"\0"):
             return Invalid(record.offset, "sparse-table", used, len(body))
@@ -378,6 +390,6 @@ def check_body(record: Record, body: bytes, salt_state: int) -> Invalid | None:
             used += stored
     elif record.rows:
         used = sum(row.envelope_len for row in record.rows)
-    if used > len(body) or len(body) - used >= 8 and record.rows or body[used:].strip(b"\0"):
+    if used > len(body) or (len(body) - used >= 8 and record.rows) or body[used:].strip(b"\0"):
         return Invalid(record.offset, "padding", used, len(body))
     return None

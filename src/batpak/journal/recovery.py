@@ -31,7 +31,7 @@ from batpak.journal.record import (
     salt_crc,
 )
 
-__all__ = ["Tail", "Witness", "first_chain", "judge_tail", "last_nonzero", "walk"]
+__all__ = ["Tail", "Witness", "first_chain", "judge_tail", "last_nonzero", "look_beyond", "walk"]
 
 _WINDOW: Final = 8 << 20
 _HELD_RECORDS: Final = 8192
@@ -132,7 +132,7 @@ def judge_tail(
         chain = record.chain
         release()
 
-    beyond, max_epoch = _look_beyond(read, size, problem.offset, chain.sequence, state)
+    beyond, max_epoch = look_beyond(read, size, problem.offset, chain.sequence, state)
     best = max(best, beyond)
     max_epoch = max(max_epoch, chain.epoch)
     release()
@@ -183,7 +183,7 @@ def _prove(
     return None
 
 
-def _look_beyond(
+def look_beyond(
     read: Read, size: int, offset: int, sequence: int, state: int
 ) -> tuple[Witness, int]:
     """The greatest durable bound in a believable record header after an invalid position.

@@ -18,8 +18,8 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NoReturn, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -28,23 +28,33 @@ from batpak.clock import Clock, SystemClock, checked_us
 from batpak.config import Durability, Every, StoreConfig
 from batpak.coordinate import Coordinate
 from batpak.errors import (
-    BatpakError,
     BatchTooLarge,
+    BatpakError,
     Damaged,
     EntityClockOverflow,
     JournalPoisoned,
     StoreClosed,
     StoreForked,
 )
-from batpak.event import EVENT_PREFIX, FLAG_KEYED, NO_HASH, NO_ID, ROW, event_hash, hlc_of_id
+from batpak.event import (
+    EVENT_PREFIX,
+    FLAG_KEYED,
+    NO_HASH,
+    NO_ID,
+    ROW,
+    ROW_SIZE,
+    event_hash,
+    hlc_of_id,
+)
 from batpak.files import TEMPORARY_SUFFIX, Files, refusal, wall_us, write_all
 from batpak.journal.group import GroupCommit
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
-from batpak.journal.hint import HINT_SIZE, Hint
+from batpak.journal.hint import Hint
 from batpak.journal.layout import Layout
 from batpak.journal.record import (
     EAGER,
     MAX_RECORD_BYTES,
+    RECORD_HEADER_SIZE,
     Chain,
     Record,
     build_commit,
@@ -62,6 +72,7 @@ MAX_CLOCK: Final = 0xFFFFFFFF
 MAX_SEQUENCE: Final = (1 << 63) - 1
 _WARM_HEADS: Final = 1 << 18
 _ID = struct.Struct(">QQ")
+_U64 = struct.Struct("<Q")
 _RANDOM_BLOCK: Final = 4096
 
 
@@ -78,27 +89,17 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     flags: int = 0
     lane: int = 0
     depth: int = 0
-    correlation_id: bytes | None = None
-    causation_id: bytes = NO_ID
+    correlation_id: bytes | int | None = None
+    """None: its own id. An integer names an earlier event of the commit, here and below."""
+    causation_id: bytes | int = NO_ID
     key: bytes | None = None
 
 
-class Head(msgspec.Struct, frozen=True, gc=False):
-    """Where an entity's stream ends: the clock of its next event, the hash of its last."""
+Head = tuple[int, bytes]
+"""Where an entity's stream ends: the clock of its next event, the hash of its last."""
 
-    next_clock: int
-    event_hash: bytes
-
-
-class Committed(msgspec.Struct, frozen=True, gc=False):
-    """What a commit gave one event."""
-
-    sequence: int
-    event_id: bytes
-    hlc: int
-    clock: int
-    event_hash: bytes
-    prev_hash: bytes
+Committed = tuple[int, bytes, int, int, bytes, bytes]
+"""What a commit gave one event: sequence, id, HLC, clock, event hash, prev_hash."""
 
 
 class Segment(msgspec.Struct, gc=False):
@@ -114,7 +115,8 @@ class Segment(msgspec.Struct, gc=False):
 class PendingWrite(msgspec.Struct, frozen=True, gc=False):
     """A record may stand, whole or in part, at the end of the log."""
 
-    length: int
+
+_WRITING = PendingWrite()
 
 
 class PendingRotation(msgspec.Struct, frozen=True, gc=False):
@@ -136,6 +138,13 @@ class Log(msgspec.Struct, frozen=True, gc=False):
     last_hash: bytes
     epoch: int
     pending: PendingWrite | PendingRotation | None = None
+
+    def while_writing(self) -> Log:
+        """The same state, with a write under way at its end."""
+        return Log(
+            self.segment, self.end, self.sequence, self.prev_crc, self.hlc, self.record_offset,
+            self.records, self.last_hash, self.epoch, _WRITING,
+        )  # fmt: skip
 
 
 class Durable(msgspec.Struct, frozen=True, gc=False):
@@ -198,7 +207,7 @@ def apply_record(
             row.hlc,
             row.event_id if is_foreign(row.event_id, row.hlc) else None,
         )
-        heads[event.entity] = Head(row.clock + 1, digest)
+        heads[event.entity] = (row.clock + 1, digest)
     return digest
 
 
@@ -223,8 +232,10 @@ class Writer:
         timestamp_us: int,
     ) -> None:
         self._files = files
+        self._pwrite = files.pwrite
         self._layout = layout
         self._config = config
+        self._segment_max_bytes = config.segment_max_bytes
         self._clock: Clock = config.clock or SystemClock()
         self._system_clock = isinstance(self._clock, SystemClock)
         self._journal_id = journal_id
@@ -240,11 +251,14 @@ class Writer:
         self._index = index
         self._heads = heads
         self._timestamp_us = timestamp_us
-        self._random = b""
-        self._random_at = 0
+        self._randoms: Iterator[int] = iter(())
+        hasher = blake3()
+        self._hash = hasher.reset, hasher.update, hasher.digest
         self._closed = False
         self._forked = False
         self._poison: BaseException | None = None
+        self._ended = False
+        """Whether any of the three above holds: the one thing that a commit looks at."""
         # guarded by the sync lock
         self._sync_lock = threading.Lock()
         self._durable = Durable(log.sequence, log.hlc)
@@ -297,12 +311,14 @@ class Writer:
     def commit(self, events: Sequence[Prepared]) -> list[Committed]:
         """Write events as one record: all of them, or none and an exception.
 
-        Returns before durability: see `wait_durable`. Raises EntityClockOverflow,
+        Returns before durability: see `settle`. Raises EntityClockOverflow,
         BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
         """
+        if len(events) > 1:
+            _check_size(events)
         with self._append_lock:
             # 1. May we write at all? What an interruption left behind comes first.
-            if self._closed or self._forked or self._poison is not None:
+            if self._ended:
                 self.check()
             log = self._log
             if log.pending is not None:
@@ -310,39 +326,143 @@ class Writer:
 
             # 2. Idempotency and 3. conditions have their place here.
 
-            # 4. Sequence, id, HLC, clock and prev_hash; rows and hashes.
-            if log.end >= self._config.segment_max_bytes:
+            # 4. A new segment where the newest is full; then sequence, id, HLC, clock and
+            # prev_hash for each event. Nothing is remembered before the write succeeded.
+            if log.end >= self._segment_max_bytes:
                 log = self._rotate(log)
-            committed, parts, additions, new_heads, length, head_crc = self._build(log, events)
+            segment, end, sequence = log.segment, log.end, log.sequence
+            now = _time_ns() // 1000 if self._system_clock else checked_us(self._clock)
+            if now < self._timestamp_us:
+                now = self._timestamp_us
+            hlc = now // 1000 << 16
+            if hlc <= log.hlc:
+                hlc = log.hlc + 1
+            if sequence + len(events) > MAX_SEQUENCE:
+                raise BatchTooLarge("the journal is full: 2^63 events", limit=MAX_SEQUENCE)
+            heads, randoms = self._heads, self._randoms
+            reset, update, digest = self._hash
+            fresh: dict[bytes, Head] = {}
+            rows: list[bytes] = []
+            metadata: list[bytes] = []
+            committed: list[Committed] = []
+            for event in events:
+                coordinate = event.coordinate
+                entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
+                head = fresh.get(entity) or heads.get(entity) or self._head(entity, sequence)
+                clock, previous = head
+                if clock > MAX_CLOCK:
+                    raise _stream_full(coordinate)
+                event_id, flags = event.key, event.flags
+                if event_id is None:
+                    random58 = next(randoms, None)
+                    if random58 is None:
+                        randoms = self._randoms = _random58()
+                        random58 = next(randoms)
+                    event_id = _ID.pack(
+                        hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF,
+                        0x8000000000000000 | (hlc & 0xF) << 58 | random58,
+                    )
+                else:
+                    flags |= FLAG_KEYED
+                correlation, causation = event.correlation_id, event.causation_id
+                extensions = event.extensions
+                row = ROW.pack(
+                    sequence,
+                    event_id,
+                    event_id if correlation is None else _id_of(correlation, committed),
+                    causation if causation is NO_ID else _id_of(causation, committed),
+                    now,
+                    hlc,
+                    clock,
+                    event.lane,
+                    event.depth,
+                    len(extensions),
+                    event.kind,
+                    event.payload_version,
+                    flags,
+                    len(entity),
+                    len(scope),
+                    1,
+                    event.codec,
+                    len(event.envelope),
+                    0,
+                    event.content_hash,
+                    previous,
+                )
+                meta = entity + scope + extensions
+                reset()
+                update(EVENT_PREFIX + row + meta)
+                event_hash = digest()
+                fresh[entity] = (clock + 1, event_hash)
+                rows.append(row)
+                metadata.append(meta)
+                committed.append((sequence, event_id, hlc, clock, event_hash, previous))
+                sequence += 1
+                hlc += 1
+            record, head_crc = build_commit(
+                segment.salt_state,
+                end,
+                log.sequence,
+                log.prev_crc,
+                self._durable.sequence,
+                self.epoch,
+                self._flags,
+                rows,
+                metadata,
+                [event.envelope for event in events],
+            )
 
             # 5. One write at the known end. Crash inside: a tear after the end.
-            segment = log.segment
-            if log.end + length > segment.allocated:
-                self._allocate(segment, log.end + length)
-            last = committed[-1]
-            after = Log(
-                segment,
-                log.end + length,
-                log.sequence + len(committed),
-                head_crc,
-                last.hlc,
-                log.end,
-                log.records + 1,
-                last.event_hash,
-                self.epoch,
-            )
-            self._log = msgspec.structs.replace(log, pending=PendingWrite(length))
-            self._write(segment, b"".join(parts), log)
+            length = len(record)
+            if end + length > segment.allocated:
+                self._allocate(segment, end + length)
+            self._log = log.while_writing()
+            try:
+                written = self._pwrite(segment.fd, record, end)
+                if written != length:
+                    write_all(self._files, segment.fd, memoryview(record)[written:], end + written)
+            except OSError as error:
+                self._cut_back(segment, log, error)
 
             # 6. Findable, then published: one assignment, which also clears `pending`.
             add = self._index.add
-            for addition in additions:
-                add(*addition)
-            self._heads.update(new_heads)
-            if len(self._heads) > _WARM_HEADS:
-                self._heads.clear()
-            self._log = after
+            row_offset = end + RECORD_HEADER_SIZE
+            meta_offset = row_offset + ROW_SIZE * len(rows)
+            envelope_offset = meta_offset + sum(map(len, metadata)) + 7 & ~7
+            for event, meta, done in zip(events, metadata, committed, strict=True):
+                coordinate = event.coordinate
+                add(
+                    done[0], done[4], row_offset, meta_offset, envelope_offset,
+                    coordinate.entity_bytes, coordinate.scope_bytes, event.kind, done[3], done[2],
+                    None if event.key is None or not is_foreign(event.key, done[2]) else event.key,
+                )  # fmt: skip
+                row_offset += ROW_SIZE
+                meta_offset += len(meta)
+                envelope_offset += len(event.envelope)
+            heads.update(fresh)
+            if len(heads) > _WARM_HEADS:
+                heads.clear()
+            self._timestamp_us = now
+            self._log = Log(
+                segment, end + length, sequence, head_crc, hlc - 1, end, log.records + 1,
+                committed[-1][4], self.epoch,
+            )  # fmt: skip
         return committed
+
+    def _head(self, entity: bytes, sequence: int) -> Head:
+        """The head of an entity that is not warm."""
+        return self._cold_head(entity, sequence) or (0, NO_HASH)
+
+    def _cut_back(self, segment: Segment, log: Log, error: OSError) -> NoReturn:
+        """After a refused write: nothing of the record may stay behind the log's end."""
+        try:
+            self._files.truncate(segment.fd, log.end)
+        except OSError as second:
+            self._poison_with(second)
+            self.check()
+        segment.allocated = log.end
+        self._log = log
+        raise refusal(error, "nothing was written", segment.path) from error
 
     def settle(self, bound: int, *, durable: bool) -> bool:
         """After a commit: wait as the mode or the call asks; whether `bound` is durable now."""
@@ -351,138 +471,6 @@ class Writer:
         if self._flusher is not None:
             self._flusher.note_write(bound - self._durable.sequence)
         return self._durable.sequence >= bound
-
-    def _build(
-        self, log: Log, events: Sequence[Prepared]
-    ) -> tuple[
-        list[Committed], list[bytes], list[tuple[Any, ...]], dict[bytes, Head], int, int
-    ]:
-        """The record for `events` at the end of `log`, and what publishing it will set."""
-        timestamp = self._read_clock()
-        hlc = max(log.hlc + 1, timestamp // 1000 << 16)
-        sequence = log.sequence
-        count = len(events)
-        if sequence + count > MAX_SEQUENCE:
-            raise BatchTooLarge("the journal is full: 2^63 events", limit=MAX_SEQUENCE)
-        heads, fresh = self._heads, {}
-        row_offset = log.end + 64
-        meta_offset = row_offset + 176 * count
-        hasher = blake3()
-        rows: list[bytes] = []
-        metadata: list[bytes] = []
-        envelopes: list[bytes] = []
-        committed: list[Committed] = []
-        places: list[tuple[Any, ...]] = []
-        for event in events:
-            coordinate = event.coordinate
-            entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
-            head = fresh.get(entity) or heads.get(entity)
-            if head is None:
-                head = self._cold_head(entity, log.sequence) or _NEW
-            clock, previous = head.next_clock, head.event_hash
-            if clock > MAX_CLOCK:
-                raise EntityClockOverflow(
-                    "the entity's stream is full: no further event fits",
-                    entity=coordinate.entity,
-                    advice="continue under a new entity name",
-                )
-            key = event.key
-            if key is None:
-                at = self._random_at
-                if at == len(self._random):
-                    self._random, at = os.urandom(_RANDOM_BLOCK), 0
-                self._random_at = at + 8
-                random58 = int.from_bytes(self._random[at : at + 8]) >> 6
-                event_id = _ID.pack(
-                    (hlc >> 16) << 16 | 0x7000 | (hlc & 0xFFFF) >> 4,
-                    0x8000000000000000 | (hlc & 0xF) << 58 | random58,
-                )
-                flags, foreign = event.flags, None
-            else:
-                event_id, flags = key, event.flags | FLAG_KEYED
-                foreign = key if is_foreign(key, hlc) else None
-            extensions = event.extensions
-            row = ROW.pack(
-                sequence,
-                event_id,
-                event.correlation_id or event_id,
-                event.causation_id,
-                timestamp,
-                hlc,
-                clock,
-                event.lane,
-                event.depth,
-                len(extensions),
-                event.kind,
-                event.payload_version,
-                flags,
-                len(entity),
-                len(scope),
-                1,
-                event.codec,
-                len(event.envelope),
-                0,
-                event.content_hash,
-                previous,
-            )
-            meta = entity + scope + extensions
-            hasher.reset()
-            hasher.update(EVENT_PREFIX + row + meta)
-            digest = hasher.digest()
-            fresh[entity] = Head(clock + 1, digest)
-            rows.append(row)
-            metadata.append(meta)
-            envelopes.append(event.envelope)
-            committed.append(Committed(sequence, event_id, hlc, clock, digest, previous))
-            places.append(
-                (sequence, digest, row_offset, meta_offset, entity, scope, event.kind, clock, hlc,
-                 foreign)
-            )  # fmt: skip
-            sequence += 1
-            hlc += 1
-            row_offset += 176
-            meta_offset += len(meta)
-        # Reserved room keeps a later erasure's table of stored lengths inside the limit.
-        body = sum(map(len, envelopes))
-        size = (meta_offset - log.end + 7 & ~7) - 64 + (body + 7 & ~7)
-        if size > MAX_RECORD_BYTES - 8 - 4 * count:
-            raise BatchTooLarge(
-                f"the commit has {size} bytes",
-                limit=MAX_RECORD_BYTES - 8 - 4 * count,
-                advice="split it into several",
-            )
-        chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
-        parts, length, head_crc = build_commit(
-            log.segment.salt_state, chain, self._durable.sequence, self.epoch, self._flags,
-            rows, metadata, envelopes,
-        )  # fmt: skip
-        envelope_offset = meta_offset + 7 & ~7
-        additions: list[tuple[Any, ...]] = []
-        for place, envelope in zip(places, envelopes, strict=True):
-            additions.append((*place[:4], envelope_offset, *place[4:]))
-            envelope_offset += len(envelope)
-        return committed, parts, additions, fresh, length, head_crc
-
-    def _read_clock(self) -> int:
-        now = time.time_ns() // 1000 if self._system_clock else checked_us(self._clock)
-        if now < self._timestamp_us:
-            now = self._timestamp_us
-        self._timestamp_us = now
-        return now
-
-    def _write(self, segment: Segment, data: bytes, log: Log) -> None:
-        """Write a record at the log's end. A refused write is cut off again."""
-        try:
-            write_all(self._files, segment.fd, data, log.end)
-        except OSError as error:
-            try:
-                self._files.truncate(segment.fd, log.end)
-            except OSError as second:
-                self._poison_with(second)
-                self.check()
-            segment.allocated = log.end
-            self._log = log
-            raise refusal(error, "the event was not written", segment.path) from error
 
     def _allocate(self, segment: Segment, needed: int) -> None:
         """Reserve space ahead; where that is refused, the file just grows."""
@@ -502,7 +490,7 @@ class Writer:
 
     def _poison_with(self, cause: BaseException) -> None:
         if self._poison is None:
-            self._poison = cause
+            self._poison, self._ended = cause, True
             logger.error("journal %s is poisoned: %s", self._layout.root, cause)
 
     # --- what an interruption left behind ------------------------------------
@@ -584,7 +572,15 @@ class Writer:
         encoded = SegmentHeader.decode(header.encode(), path)
         segment = Segment(encoded, fd, salt_crc(header.salt), path, HEADER_SIZE)
         fresh = Log(
-            segment, HEADER_SIZE, log.sequence, encoded.crc, log.hlc, 0, 0, log.last_hash, self.epoch
+            segment,
+            HEADER_SIZE,
+            log.sequence,
+            encoded.crc,
+            log.hlc,
+            0,
+            0,
+            log.last_hash,
+            self.epoch,
         )
         self._index = self._on_rotated(msgspec.structs.replace(log, pending=None), encoded)
         with self._sync_lock:
@@ -706,7 +702,11 @@ class Writer:
                 log.segment.salt_state, chain, self._durable.sequence, self.epoch
             )
             # Crash before the pad: the next open finds the bound in tail.hint instead.
-            self._write(log.segment, pad, log)
+            self._log = log.while_writing()
+            try:
+                write_all(self._files, log.segment.fd, pad, log.end)
+            except OSError as error:
+                self._cut_back(log.segment, log, error)
             try:
                 self._files.truncate(log.segment.fd, log.end + len(pad))
             except OSError as error:
@@ -721,7 +721,7 @@ class Writer:
             )
             self._log = final
             self._sync_once(whole_file=True)
-            self._closed = True
+            self._closed = self._ended = True
         try:
             self._files.sync_file(self._hint_fd)
         except OSError as error:
@@ -732,11 +732,11 @@ class Writer:
         """No more writes from now on; nothing is written. Then `release`."""
         if self._flusher is not None:
             self._flusher.stop()
-        self._closed = True
+        self._closed = self._ended = True
 
     def release(self) -> None:
         """Close the descriptors, which frees the lock. Waits for a sync under way."""
-        self._closed = True
+        self._closed = self._ended = True
         with self._sync_lock:
             fds = (self._log.segment.fd, self._hint_fd, self._lock_fd)
             self._log.segment.fd = self._hint_fd = self._lock_fd = -1
@@ -750,7 +750,7 @@ class Writer:
         The lock belongs to the open file that parent and child share, so closing the
         child's descriptor leaves it held; unlocking would take it from the parent.
         """
-        self._forked = True
+        self._forked = self._ended = True
         # Threads of the parent may have held these; they do not exist here.
         self._append_lock = threading.Lock()
         self._sync_lock = threading.Lock()
@@ -763,7 +763,43 @@ class Writer:
         self._log.segment.fd = self._hint_fd = self._lock_fd = -1
 
 
-_NEW = Head(0, NO_HASH)
+_time_ns = time.time_ns
+
+
+def _random58() -> Iterator[int]:
+    """Random numbers of 58 bits, a block at a time: a system call an event would be slow."""
+    block = os.urandom(_RANDOM_BLOCK)
+    return iter([number >> 6 for (number,) in _U64.iter_unpack(block)])
+
+
+def _id_of(reference: bytes | int, committed: list[Committed]) -> bytes:
+    return committed[reference][1] if isinstance(reference, int) else reference
+
+
+def _stream_full(coordinate: Coordinate) -> EntityClockOverflow:
+    return EntityClockOverflow(
+        "the entity's stream is full: no further event fits",
+        entity=coordinate.entity,
+        advice="continue under a new entity name",
+    )
+
+
+def _check_size(events: Sequence[Prepared]) -> None:
+    """Raises BatchTooLarge unless the events fit one record."""
+    size = sum(
+        ROW_SIZE
+        + len(e.coordinate.entity_bytes)
+        + len(e.coordinate.scope_bytes)
+        + len(e.extensions)
+        + len(e.envelope)
+        for e in events
+    )
+    # Reserved room keeps a later erasure's table of stored lengths inside the limit.
+    limit = MAX_RECORD_BYTES - 24 - 4 * len(events)
+    if size > limit:
+        raise BatchTooLarge(
+            f"the commit has {size} bytes", limit=limit, advice="split it into several"
+        )
 
 
 def create_segment(files: Files, layout: Layout, header: SegmentHeader) -> None:

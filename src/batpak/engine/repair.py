@@ -1,0 +1,397 @@
+"""Explain what keeps a journal from opening, and apply a choice to a copy of it.
+
+The source is only read. A repair that accepts a loss keeps the events before the
+first damage and sets everything behind it aside, so that nobody who finds a damaged
+journal has to choose between losing it and not being able to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+
+from batpak.config import StoreConfig
+from batpak.engine.opening import open_for_writing
+from batpak.engine.survey import Survey, read_identity, segment_bases, survey
+from batpak.engine.system import close_event, repaired_event
+from batpak.errors import (
+    BatpakError,
+    InvalidInput,
+    JournalCorrupt,
+    NotAJournal,
+)
+from batpak.files import Files, closing, refusal, replace_file, wall_us, write_all
+from batpak.journal.header import HEADER_SIZE, SegmentHeader
+from batpak.journal.hint import HINT_SIZE, Hint
+from batpak.journal.identity import Identity
+from batpak.journal.layout import Layout
+from batpak.journal.quarantine import quarantine
+from batpak.journal.reading import SegmentReader
+from batpak.journal.record import Record, salt_crc
+from batpak.journal.recovery import Witness, first_chain, last_nonzero, look_beyond, walk
+
+__all__ = ["Diagnosis", "RepairReport", "diagnose", "repair_into"]
+
+_COPY_STEP = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What opening for writing would meet."""
+
+    state: str
+    """"healthy", "torn" (opening cuts a tail that was never durable) or "damaged"."""
+    events: int
+    """Events before the first damage, all of them readable."""
+    file: str
+    offset: int
+    """Where the first damage begins, or the log's end."""
+    reason: str
+    lost_until: int
+    """Exclusive bound of what is known to have been durable; `events` when nothing is lost."""
+    witness: str
+    bytes_behind: int
+    """Non-zero bytes from `offset` on, and in all later segments."""
+    explanation: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair kept and set aside."""
+
+    destination: str
+    kept: int
+    lost_from: int
+    lost_until: int
+    quarantined: tuple[str, ...] = field(default=())
+
+
+@dataclass(slots=True)
+class _End:
+    """Where the log of a journal ends when every byte is judged from its start."""
+
+    base: int
+    path: str
+    offset: int
+    sequence: int
+    reason: str
+    clean: bool
+
+
+def diagnose(files: Files, layout: Layout) -> Diagnosis:
+    """Walk the whole journal, changing nothing. Raises NotAJournal, Damaged, Unavailable."""
+    identity = _identity_of(files, layout)
+    end = _find_end(files, layout, identity)
+    best = _best_witness(files, layout, identity, end)
+    behind = _bytes_behind(files, layout, end)
+    if best.durable > end.sequence:
+        lost = best.durable - end.sequence
+        return Diagnosis(
+            "damaged",
+            end.sequence,
+            end.path,
+            end.offset,
+            end.reason,
+            best.durable,
+            best.name,
+            behind,
+            f"{lost} acknowledged, durable events ({end.sequence} to {best.durable - 1}) are "
+            f"damaged or missing: {best.name} knows of them, and at offset {end.offset} of "
+            f"{os.path.basename(end.path)} there is no valid record ({end.reason}). "
+            "A power cut can't do this.",
+            (
+                "restore the journal from a snapshot or a replica that has these events",
+                f"read what precedes: every event below {end.sequence} opens with mode r",
+                "accept the loss on a copy: batpak repair JOURNAL --into DEST",
+            ),
+        )
+    if behind:
+        return Diagnosis(
+            "torn",
+            end.sequence,
+            end.path,
+            end.offset,
+            end.reason,
+            end.sequence,
+            best.name,
+            behind,
+            f"{behind} bytes after event {end.sequence - 1} were written, but never known to be "
+            "durable: an interrupted write. Opening for writing moves what does not prove "
+            "itself whole to quarantine/ and goes on.",
+            ("open the journal for writing, for example: batpak append JOURNAL …",),
+        )
+    return Diagnosis(
+        "healthy",
+        end.sequence,
+        end.path,
+        end.offset,
+        "end-of-log",
+        end.sequence,
+        best.name,
+        0,
+        f"nothing to repair: {end.sequence} events, each with a valid record; "
+        "payloads are checked by: batpak verify",
+    )
+
+
+def repair_into(files: Files, layout: Layout, destination: str) -> RepairReport:
+    """Copy the journal to `destination` and accept there the loss that keeps it from opening.
+
+    Same journal_id; the copy ends with a system event that tells what was lost. Raises
+    InvalidInput when there is nothing to repair or the destination is taken, Unavailable.
+    """
+    diagnosis = diagnose(files, layout)
+    if diagnosis.state != "damaged":
+        raise InvalidInput(
+            f"there is no loss to accept: {diagnosis.explanation}",
+            field="journal",
+            value=layout.root,
+        )
+    target = Layout(destination)
+    _check_destination(files, layout, target)
+    set_aside: list[str] = []
+    try:
+        _copy_tree(files, layout.root, target.root)
+        _cut_copy(files, target, diagnosis, set_aside)
+    except OSError as error:
+        raise refusal(error, "the repair stopped; the source is untouched", target.root) from error
+    identity = _identity_of(files, target)
+    opened = open_for_writing(files, target, StoreConfig())
+    try:
+        event = repaired_event(
+            from_journal=identity.journal_id.bytes,
+            at=diagnosis.events,
+            until=diagnosis.lost_until,
+        )
+        opened.writer.commit([event])
+        opened.writer.close(lambda: [close_event(epoch=opened.writer.epoch, events=2)])
+    finally:
+        opened.writer.release()
+        opened.pool.close()
+    return RepairReport(
+        target.root, diagnosis.events, diagnosis.events, diagnosis.lost_until, tuple(set_aside)
+    )
+
+
+def _identity_of(files: Files, layout: Layout) -> Identity:
+    identity = read_identity(files, layout)
+    if identity is not None:
+        return identity
+    if segment_bases(files, layout):
+        raise JournalCorrupt(
+            "segments without journal.json: whose they are is not known",
+            file=layout.identity,
+            reason="no-identity",
+            advice="restore journal.json from a snapshot; its journal_id is in every segment",
+        )
+    raise NotAJournal("there is no journal here", file=layout.root, advice="check the path")
+
+
+def _find_end(files: Files, layout: Layout, identity: Identity) -> _End:
+    """Walk segment after segment until one does not continue the log."""
+    bases = segment_bases(files, layout)
+    end = _End(0, layout.segment(0), 0, 0, "no-segment", clean=False)
+    for place, base in enumerate(bases):
+        if base != end.sequence:
+            return end
+        path = layout.segment(base)
+        end = _End(base, path, 0, base, "unreadable", clean=False)
+        reader = SegmentReader(files, path, may_map=False)
+        try:
+            try:
+                header = SegmentHeader.decode(reader.read(0, HEADER_SIZE), path)
+            except BatpakError as error:
+                end.reason = error.code
+                return end
+            if header.base_sequence != base or not identity.accepts(header.journal_id, base):
+                end.reason = "journal-id"
+                return end
+            size = reader.size()
+            chain, problem = walk(
+                reader.read, size, first_chain(header), salt_crc(header.salt), _ignore
+            )
+            end.offset, end.sequence, end.reason = chain.offset, chain.sequence, problem.reason
+            end.clean = last_nonzero(reader.read, size, chain.offset) == chain.offset
+        finally:
+            reader.close()
+        if place + 1 < len(bases) and not (end.clean and bases[place + 1] == end.sequence):
+            return end
+    return end
+
+
+def _ignore(_: Record) -> None:
+    """Walking is enough: the records are judged on the way."""
+
+
+def _best_witness(files: Files, layout: Layout, identity: Identity, end: _End) -> Witness:
+    """The greatest bound that anything in the directory knows."""
+    best = Witness(0, "none")
+    try:
+        found: Survey | None = survey(files, layout, identity)
+    except BatpakError:
+        # A damaged header: the names of the segments and the hint still know something.
+        found = None
+    if found is not None:
+        best = max(found.witnesses, default=best)
+    bases = segment_bases(files, layout)
+    later = [base for base in bases if base > end.base]
+    if later:
+        best = max(best, Witness(later[-1], f"segment {later[-1]}"))
+    if end.base in bases and end.offset == 0:
+        best = max(best, Witness(end.base + 1, f"segment {end.base}"))
+    try:
+        with closing(files, files.open(layout.hint, os.O_RDONLY)) as fd:
+            hint = Hint.decode(files.pread(fd, HINT_SIZE, 0))
+    except OSError:
+        hint = None
+    if hint is not None and hint.journal_id == identity.journal_id.bytes:
+        best = max(best, Witness(hint.durable, "tail.hint"))
+    return max(best, _witness_in_tail(files, end))
+
+
+def _witness_in_tail(files: Files, end: _End) -> Witness:
+    """What records behind the first damage of the newest segment know."""
+    try:
+        reader = SegmentReader(files, end.path, may_map=False)
+    except OSError:
+        return Witness(0, "none")
+    try:
+        header = SegmentHeader.decode(reader.read(0, HEADER_SIZE), end.path)
+        state = salt_crc(header.salt)
+        offset = max(end.offset, HEADER_SIZE)
+        return look_beyond(reader.read, reader.size(), offset, end.sequence, state)[0]
+    except BatpakError:
+        return Witness(0, "none")
+    finally:
+        reader.close()
+
+
+def _bytes_behind(files: Files, layout: Layout, end: _End) -> int:
+    behind = 0
+    for base in segment_bases(files, layout):
+        path = layout.segment(base)
+        if base < end.base:
+            continue
+        reader = SegmentReader(files, path, may_map=False)
+        try:
+            size = reader.size()
+            start = end.offset if base == end.base else 0
+            behind += last_nonzero(reader.read, size, start) - start
+        finally:
+            reader.close()
+    return behind
+
+
+def _check_destination(files: Files, layout: Layout, target: Layout) -> None:
+    inside = os.path.commonpath([layout.root, target.root]) == layout.root
+    taken = os.path.lexists(target.root) and (
+        not os.path.isdir(target.root) or files.listdir(target.root)
+    )
+    if inside or taken:
+        raise InvalidInput(
+            "a repair needs a new directory outside of the journal",
+            field="destination",
+            value=target.root,
+            advice="name a path that does not exist",
+        )
+
+
+def _copy_tree(files: Files, source: str, target: str) -> None:
+    """Copy a directory of regular files, each synced; the lock stays behind."""
+    if not os.path.isdir(target):
+        files.mkdir(target)
+    for name in sorted(files.listdir(source)):
+        here, there = os.path.join(source, name), os.path.join(target, name)
+        if name == "journal.lock":
+            continue
+        if os.path.isdir(here):
+            _copy_tree(files, here, there)
+            continue
+        with (
+            closing(files, files.open(here, os.O_RDONLY)) as old,
+            closing(files, files.open(there, os.O_CREAT | os.O_EXCL | os.O_WRONLY)) as new,
+        ):
+            position = 0
+            while data := files.pread(old, _COPY_STEP, position):
+                write_all(files, new, data, position)
+                position += len(data)
+            files.sync_file(new)
+    files.sync_directory(target)
+    files.sync_directory(os.path.dirname(target))
+
+
+def _cut_copy(files: Files, target: Layout, diagnosis: Diagnosis, set_aside: list[str]) -> None:
+    """In the copy: keep what precedes the damage, move the rest and its witnesses aside."""
+    base = max((b for b in segment_bases(files, target) if b <= diagnosis.events), default=0)
+    for other in segment_bases(files, target):
+        path = target.segment(other)
+        if other < base or (other == base and diagnosis.offset == 0 and other < diagnosis.events):
+            continue
+        if other == base and diagnosis.offset:
+            set_aside += _cut_segment(files, target, other, diagnosis)
+        else:
+            set_aside.append(_move_aside(files, target, path, diagnosis))
+        sidecar = target.sidecar(other)
+        if os.path.exists(sidecar):
+            set_aside.append(_move_aside(files, target, sidecar, diagnosis))
+    for name in sorted(files.listdir(target.segments)):
+        if name.endswith(".idx") and not os.path.exists(
+            os.path.join(target.segments, name[:-4] + ".seg")
+        ):
+            path = os.path.join(target.segments, name)
+            set_aside.append(_move_aside(files, target, path, diagnosis))
+    if os.path.exists(target.hint):
+        set_aside.append(_move_aside(files, target, target.hint, diagnosis))
+    files.sync_directory(target.segments)
+    files.sync_directory(target.root)
+
+
+def _cut_segment(files: Files, target: Layout, base: int, diagnosis: Diagnosis) -> list[str]:
+    path = target.segment(base)
+    with closing(files, files.open(path, os.O_RDWR)) as fd:
+        size = files.fstat(fd).st_size
+        data = b"".join(
+            files.pread(fd, min(_COPY_STEP, size - at), at)
+            for at in range(diagnosis.offset, size, _COPY_STEP)
+        ).rstrip(b"\0")
+        kept: list[str] = []
+        if data:
+            kept.append(
+                quarantine(
+                    files,
+                    target,
+                    base=base,
+                    offset=diagnosis.offset,
+                    data=data,
+                    expected_sequence=diagnosis.events,
+                    durable=diagnosis.lost_until,
+                    reason=f"repair: {diagnosis.reason}",
+                )
+            )
+        files.truncate(fd, diagnosis.offset)
+        files.sync_file(fd)
+    return kept
+
+
+def _move_aside(files: Files, target: Layout, path: str, diagnosis: Diagnosis) -> str:
+    """Move a file into quarantine/ with a note that says why."""
+    try:
+        files.mkdir(target.quarantine)
+    except FileExistsError:
+        pass
+    new = os.path.join(target.quarantine, "repair-" + os.path.basename(path))
+    note = {
+        "segment": os.path.basename(path),
+        "offset": 0,
+        "length": files.stat(path).st_size,
+        "expected_sequence": diagnosis.events,
+        "durable": diagnosis.lost_until,
+        "reason": f"repair: {diagnosis.reason}",
+        "quarantined_us": wall_us(),
+    }
+    replace_file(files, new + ".json", (json.dumps(note, indent=2) + "\n").encode())
+    files.rename(path, new)
+    files.sync_directory(target.quarantine)
+    return new

@@ -1,0 +1,5 @@
+"""`python -m batpak_cli` is `batpak`."""
+
+from batpak_cli.app import main
+
+main()

@@ -1,0 +1,327 @@
+"""Import a file of JSON lines: every line holds one object, every object becomes a payload.
+
+Streams: a line and a batch are in memory, never the file. Reads as far as the file
+reached when the import began. Blank lines are passed over. An object is complete
+where its last brace is, so a last line without line end is imported when it holds a
+whole object, and else left for the next run: its writer may be in the middle of it.
+Guide: docs/guide/import.md.
+
+The position is a byte offset, a count of line ends and the hash of what stands before
+the offset, so that a file that was rewritten is refused, not read from its middle.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
+
+from blake3 import blake3
+
+from batpak import canonical
+from batpak.coordinate import Coordinate, name_from_path
+from batpak.errors import BatchTooLarge, ImportSourceError, InvalidInput
+from batpak.kinds import DATA, EventKind
+from batpak.store import Item, Store
+from batpak_cli.importers.report import BadLine, ImportReport, Progress
+from batpak_cli.strict_json import NotJson, parse
+
+__all__ = ["MAX_LINE_BYTES", "JsonlMapping", "import_jsonl"]
+
+MAX_LINE_BYTES = 16 << 20
+_BATCH_BYTES = 4 << 20
+_WINDOW = 64 << 10
+"""Bytes before the offset that the position's hash covers."""
+_NAMED_BAD_LINES = 20
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonlMapping:
+    """Where the events of a file go.
+
+    `entity` is the entity of all, or with `entity_field` what stands before the value
+    of that field: entity "user" and field "id" make `user:7` of `{"id": 7}`. With
+    neither, it is `jsonl:<file name>`.
+    """
+
+    entity: str | None = None
+    entity_field: str | None = None
+    scope: str = "import"
+    kind: EventKind = DATA
+
+    def coordinate(self, value: dict[str, Any], default: str) -> Coordinate:
+        """Raises NotJson for a field without a name in it, CoordinateError for a bad name."""
+        if self.entity_field is None:
+            return Coordinate(self.entity or default, self.scope)
+        name = value.get(self.entity_field)
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            found = "is missing" if name is None else "is neither text nor a whole number"
+            raise NotJson(f"the field {self.entity_field!r}, which names the entity, {found}")
+        return Coordinate(f"{self.entity}:{name}" if self.entity else str(name), self.scope)
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """How far a file is imported; `hash` covers the `window` bytes before `offset`."""
+
+    offset: int
+    lines: int
+    mid_line: bool
+    """Whether the offset stands behind an object whose line had no end yet."""
+    window: int
+    hash: bytes
+
+    def plain(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class _Line(NamedTuple):
+    number: int
+    data: bytes
+    end: int
+    closed: bool
+    """Whether a line end was there."""
+    too_long: bool
+
+
+def import_jsonl(
+    store: Store,
+    path: str | os.PathLike[str],
+    *,
+    mapping: JsonlMapping | None = None,
+    source: str | None = None,
+    skip_bad: bool = False,
+    batch_events: int = 1000,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Append what the file has and the journal has not; a kill leaves whole batches.
+
+    `source` is the name by which the journal remembers the file, by default
+    `jsonl:<file name>`. A bad line raises ImportSourceError with its number, and
+    nothing of its batch is written; with `skip_bad` it is left out and counted.
+
+    Raises ImportSourceError also for what is no regular file, and for a file that is
+    not the one that was imported under this name. Raises as `Store.append_many`.
+    """
+    began = time.perf_counter()
+    if batch_events < 1 or max_line_bytes < 2:
+        raise InvalidInput("a batch has at least one event, a line two bytes", field="batch_events")
+    name = name_from_path(os.path.basename(os.fsencode(path)), prefix="jsonl:")
+    report = ImportReport(source or name)
+    with _open(path) as file:
+        work = _Work(store, file, os.fspath(path), mapping or JsonlMapping(), name, report)
+        work.skip_bad, work.batch_events, work.max_line_bytes = (
+            skip_bad,
+            batch_events,
+            max_line_bytes,
+        )
+        work.progress = progress
+        work.run()
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+    where = os.fspath(path)
+    try:
+        # A pipe would wait here for its writer.
+        if not stat.S_ISREG(os.stat(where).st_mode):
+            raise ImportSourceError(
+                "not a regular file: an import has to find its place again",
+                file=where,
+                advice="write the lines to a file first",
+            )
+        return open(where, "rb", buffering=1 << 18)
+    except OSError as error:
+        raise ImportSourceError(
+            f"the file can't be read: {error.strerror}", file=where, advice="check the path"
+        ) from error
+
+
+class _Work:
+    """One run over one file."""
+
+    skip_bad = False
+    batch_events = 1000
+    max_line_bytes = MAX_LINE_BYTES
+    progress: Progress | None = None
+
+    def __init__(
+        self,
+        store: Store,
+        file: IO[bytes],
+        path: str,
+        mapping: JsonlMapping,
+        name: str,
+        report: ImportReport,
+    ) -> None:
+        self._store = store
+        self._file = file
+        self._path = path
+        self._mapping = mapping
+        self._name = name
+        self._report = report
+        self._batch: list[tuple[int, Item]] = []
+        self._bytes = 0
+        # How far lines were looked at; the position of the batch that is being filled.
+        self._offset = 0
+        self._lines = 0
+        self._mid_line = False
+
+    def run(self) -> None:
+        self._resume()
+        size = os.fstat(self._file.fileno()).st_size
+        for line in self._read(size):
+            if not self._take(line):
+                self._report.incomplete = True
+                break
+            self._offset, self._mid_line = line.end, not line.closed
+            self._lines += line.closed
+            if len(self._batch) >= self.batch_events or self._bytes >= _BATCH_BYTES:
+                self._flush(size)
+        self._flush(size)
+
+    def _take(self, line: _Line) -> bool:
+        """Judge a line; False leaves it, and what follows, for the next run."""
+        data = line.data
+        if line.number == 1 and not line.end - len(data):
+            data = data.removeprefix(_BOM)
+        if not data.strip():
+            return True
+        self._report.read += 1
+        try:
+            if line.too_long:
+                raise NotJson(f"longer than {self.max_line_bytes} bytes")
+            if self._mid_line:
+                raise NotJson("text follows the object that was imported from this line")
+            item = self._item(data)
+        except (NotJson, InvalidInput) as error:
+            if not line.closed and not line.too_long and _may_go_on(data):
+                self._report.read -= 1
+                return False
+            self._bad(line.number, error)
+        else:
+            self._batch.append((line.number, item))
+            self._bytes += len(data)
+        return True
+
+    def _item(self, data: bytes) -> Item:
+        value = parse(data)
+        if not isinstance(value, dict):
+            raise NotJson("not an object: every line has to be one, {…}")
+        where = self._mapping.coordinate(value, self._name)  # type: ignore[arg-type]  # JSON's keys are text
+        # The same bytes as append() would make, so that an error is the line's own.
+        return Item.raw(where, self._mapping.kind, canonical.encode(value))
+
+    def _bad(self, number: int, error: NotJson | InvalidInput) -> None:
+        reason = error.what if isinstance(error, InvalidInput) else str(error)
+        place = getattr(error, "path", None)
+        if place:
+            reason = f"{reason} at {place}"
+        if not self.skip_bad:
+            raise ImportSourceError(
+                f"line {number} can't be imported: {reason}",
+                file=self._path,
+                line=number,
+                advice="mend the line, or leave such lines out with --skip-bad",
+            ) from error
+        self._report.skipped += 1
+        if len(self._report.bad) < _NAMED_BAD_LINES:
+            self._report.bad.append(BadLine(number, reason))
+
+    def _flush(self, size: int) -> None:
+        while self._batch:
+            position = self._position().plain()
+            try:
+                self._store.append_imported(
+                    self._report.source, position, [item for _, item in self._batch]
+                )
+            except BatchTooLarge:
+                raise
+            except InvalidInput as error:
+                if error.index is None:
+                    raise
+                number, _ = self._batch[error.index]
+                self._bad(number, error)
+                del self._batch[error.index]
+                continue
+            self._report.events += len(self._batch)
+            self._report.batches += 1
+            self._batch, self._bytes = [], 0
+        if self.progress is not None:
+            self.progress(self._offset, size)
+
+    def _position(self) -> _Position:
+        window = min(self._offset, _WINDOW)
+        return _Position(
+            self._offset, self._lines, self._mid_line, window, self._hash(self._offset, window)
+        )
+
+    def _hash(self, offset: int, window: int) -> bytes:
+        return blake3(os.pread(self._file.fileno(), window, offset - window)).digest()
+
+    def _resume(self) -> None:
+        stored = self._store.import_position(self._report.source)
+        if stored is None:
+            return
+        try:
+            position = _Position(**stored)
+            same = self._hash(position.offset, position.window) == position.hash
+        except (TypeError, OSError) as error:
+            raise self._other_file("the journal's note about it is not a JSONL import's") from error
+        if not same:
+            raise self._other_file("what stands before its line " f"{position.lines + 1} changed")
+        self._report.resumed = True
+        self._offset, self._lines = position.offset, position.lines
+        self._mid_line = position.mid_line
+        self._file.seek(position.offset)
+
+    def _other_file(self, why: str) -> ImportSourceError:
+        return ImportSourceError(
+            f"not the file that was imported as {self._report.source}: {why}",
+            file=self._path,
+            advice="import it as another source with --source NAME",
+        )
+
+    def _read(self, size: int) -> Iterator[_Line]:
+        """Lines from where the file stands up to byte `size`, none over the limit in memory."""
+        offset, number = self._offset, self._lines + 1
+        while offset < size:
+            room = size - offset
+            data = self._file.readline(min(self.max_line_bytes + 1, room))
+            if not data:
+                return  # the file was cut short meanwhile
+            offset += len(data)
+            closed = data.endswith(b"\n")
+            too_long = len(data) > self.max_line_bytes + closed
+            while not closed and len(data) > self.max_line_bytes and offset < size:
+                rest = self._file.readline(min(1 << 20, size - offset))
+                if not rest:
+                    break
+                offset += len(rest)
+                closed = rest.endswith(b"\n")
+            yield _Line(number, data, offset, closed, too_long)
+            number += 1
+
+
+_BEGINS_AN_OBJECT = re.compile(rb"\s*\{[^\x00-\x08\x0b\x0c\x0e-\x1f]*\Z")
+
+
+def _may_go_on(data: bytes) -> bool:
+    """Whether an unfinished last line can still become an object's line."""
+    if not _BEGINS_AN_OBJECT.match(data):
+        return False
+    for missing in range(4):
+        # The end may cut a character of up to four bytes.
+        try:
+            data[: len(data) - missing].decode()
+        except UnicodeDecodeError:
+            continue
+        return True
+    return False
