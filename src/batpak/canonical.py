@@ -59,7 +59,7 @@ _read: Final = msgspec.msgpack.Decoder(ext_hook=_ext_hook).decode
 # What the plain tree may hold besides JSON's types; text is then never taken for these.
 _BUILTIN: Final = (bytes, datetime)
 # What msgspec raises about a value that it can't write or bytes that it can't read.
-_FAULTS: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, AttributeError)
+FAULTS: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, AttributeError)
 
 
 class _Refused(Exception):
@@ -873,10 +873,12 @@ class Codec(Generic[T]):
     on every append's and every read's way. Both raise CanonicalError.
     """
 
-    __slots__ = ("_build", "_node", "decode", "encode", "forbids_unknown", "type")
+    __slots__ = ("_build", "_node", "decode", "direct", "encode", "forbids_unknown", "type")
     type: Any
     encode: Callable[[T], bytes]
     decode: Callable[[bytes | memoryview], T]
+    direct: Callable[[bytes | memoryview], T]
+    """As `decode` where nothing is unusual; any exception means: ask `decode`."""
     forbids_unknown: tuple[type[Any], ...]
 
     def __init__(self, wanted: Any) -> None:
@@ -897,6 +899,7 @@ class Codec(Generic[T]):
         self.type = wanted
         self.forbids_unknown = tuple(builder.forbids_unknown)
         self.decode = self._reader(read, builder)
+        self.direct = read if self._node.readable and not builder.unbounded else self.decode
         self.encode = self._writer(builder)
 
     def lower(self, value: Any, depth: int) -> Any:
@@ -930,7 +933,7 @@ class Codec(Generic[T]):
                 return msgspec.convert(
                     node.lift(plain), wanted, dec_hook=_dec_hook, builtin_types=_BUILTIN
                 )
-            except _FAULTS as error:
+            except FAULTS as error:
                 raise _unfit(error, wanted) from error
 
         if not node.readable:
@@ -940,7 +943,7 @@ class Codec(Generic[T]):
             _check_depth(raw)
             try:
                 return read(raw)
-            except (*_FAULTS, RecursionError):
+            except (*FAULTS, RecursionError):
                 return decode_slowly(raw)
 
         if builder.unbounded:
@@ -949,7 +952,7 @@ class Codec(Generic[T]):
         def decode(raw: bytes | memoryview) -> T:
             try:
                 return read(raw)
-            except (*_FAULTS, RecursionError):
+            except (*FAULTS, RecursionError):
                 # Other shapes that are tolerated, or else an error that says where.
                 return decode_slowly(raw)
 
@@ -963,7 +966,7 @@ def _compile(node: _Record, slowly: Callable[[Any], bytes]) -> Callable[[Any], b
     two integers `type(v) is C and type(v.x) is int and type(v.y) is int`. Field
     names are Python identifiers; nothing else goes into the source.
     """
-    names: dict[str, Any] = {"write": _write, "slowly": slowly, "faults": _FAULTS}
+    names: dict[str, Any] = {"write": _write, "slowly": slowly, "faults": FAULTS}
     check = node.check_fields("v", names)
     if check is None or not all(field.name.isidentifier() for field in node.fields):
         return slowly
@@ -1021,7 +1024,7 @@ def _plain(raw: bytes | memoryview) -> Any:
     _check_depth(raw)
     try:
         return _read(raw)
-    except _FAULTS as error:
+    except FAULTS as error:
         _scan(bytes(raw), strict=False)
         raise CanonicalError(
             f"the bytes can't be read: {error}", advice="they are not canonical MessagePack"

@@ -11,6 +11,7 @@ Errors of the operating system leave here as OSError; `refusal` turns one into
 from __future__ import annotations
 
 import errno
+import logging
 import mmap
 import os
 import sys
@@ -30,11 +31,14 @@ __all__ = [
     "closing",
     "filesystem_type",
     "is_network_filesystem",
+    "let_go",
     "read_small",
     "refusal",
     "replace_file",
     "write_all",
 ]
+
+logger = logging.getLogger("batpak.files")
 
 TEMPORARY_SUFFIX = ".tmp"
 MAX_SMALL_FILE = 1 << 20
@@ -159,6 +163,17 @@ def closing(files: Files, fd: int) -> Generator[int]:
         yield fd
     finally:
         files.close(fd)
+
+
+def let_go(files: Files, fd: int) -> None:
+    """Close a descriptor whose bytes are synced or were only read: no error counts any more.
+
+    The system gives the descriptor back even when closing reports an error.
+    """
+    try:
+        files.close(fd)
+    except OSError as error:
+        logger.warning("closing a descriptor: %s", error)
 
 
 def write_all(files: Files, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:

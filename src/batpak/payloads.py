@@ -76,13 +76,15 @@ class Binding(Generic[T]):
     Raises: FutureVersion, UpcastError, DecodeFailed.
     """
 
-    __slots__ = ("_codec", "cls", "decode", "encode", "kind", "name", "version")
+    __slots__ = ("_codec", "cls", "decode", "direct", "encode", "kind", "name", "version")
     cls: type[T]
     kind: EventKind
     version: int
     name: str
     encode: Callable[[T], bytes]
     decode: Callable[[bytes | memoryview, int], T]
+    direct: Callable[[bytes | memoryview], T] | None
+    """Decodes the class's own version; any exception means: ask `decode`."""
 
     def __init__(self, cls: type[T], kind: EventKind, version: int) -> None:
         self.cls = cls
@@ -92,6 +94,7 @@ class Binding(Generic[T]):
         self._codec: canonical.Codec[T] | None = None
         self.encode = self._encode_first
         self.decode = self._decode_first
+        self.direct = None
 
     def resolve(self) -> canonical.Codec[T]:
         """The class's codec, its annotations resolved and checked.
@@ -117,6 +120,7 @@ class Binding(Generic[T]):
         self._codec = codec
         self.encode = codec.encode
         self.decode = self._decoder(codec.decode)
+        self.direct = codec.direct
 
     def _encode_first(self, value: T) -> bytes:
         return self.resolve().encode(value)

@@ -45,6 +45,7 @@ from batpak.errors import (
     ReservedKind,
     ReservedName,
     StoreClosed,
+    Unavailable,
     UnregisteredPayload,
     WaitTimeout,
 )
@@ -249,15 +250,17 @@ class _Reading:
                 value=event_id,
                 advice="parse a text with EventId.parse",
             )
-        sequence = self._reader.find(event_id.bytes, self._bound())
-        if sequence is None:
+        event = self._reader.get(
+            event_id.bytes, self._bound(), event_hash=self._config.verify == "always"
+        )
+        if event is None:
             raise EventNotFound(
                 f"no event has the id {event_id}",
                 field="event_id",
                 value=str(event_id),
                 advice="check the journal's path and the id",
             )
-        return self._reader.at(sequence, event_hash=self._config.verify == "always")
+        return event
 
     def at(self, sequence: int) -> Event:
         """The event at this sequence, checked. Raises as `get`."""
@@ -836,9 +839,13 @@ class Store(_Reading):
                     self._writer.durable.sequence,
                 )  # fmt: skip
                 if sidecar is not None:
-                    map_sidecar(
-                        self._files, self._layout, opened.pool, opened.index, header, sidecar
-                    )
+                    try:
+                        map_sidecar(
+                            self._files, self._layout, opened.pool, opened.index, header, sidecar
+                        )
+                    except Unavailable as error:
+                        # The part in memory serves as well; whose append this is was written.
+                        logger.warning("a new sidecar is not used: %s", error)
                 self._sealed.pop(0)
         finally:
             self._sealing.release()

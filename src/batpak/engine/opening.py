@@ -43,6 +43,7 @@ from batpak.files import (
     closing,
     filesystem_type,
     is_network_filesystem,
+    let_go,
     refusal,
     replace_file,
     wall_us,
@@ -506,14 +507,20 @@ def _own_file(files: Files, layout: Layout, newest: Found, tail: Tail, pool: Seg
     """The newest segment opened for writing, as a file that no other name shares."""
     try:
         fd = files.open(newest.path, os.O_RDWR)
-        if files.fstat(fd).st_nlink == 1:
-            return fd
-        # A snapshot made of hard links must not change under our feet: write a copy.
-        temporary = newest.path + TEMPORARY_SUFFIX
-        with closing(files, files.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR)) as copy:
-            _copy(files, fd, copy, max(tail.garbage_end, tail.end.offset))
-            files.sync_file(copy)
-        files.close(fd)
+        is_ours = False
+        try:
+            is_ours = files.fstat(fd).st_nlink == 1
+            if is_ours:
+                return fd
+            # A snapshot made of hard links must not change under our feet: write a copy.
+            temporary = newest.path + TEMPORARY_SUFFIX
+            flags = os.O_CREAT | os.O_TRUNC | os.O_RDWR
+            with closing(files, files.open(temporary, flags)) as copy:
+                _copy(files, fd, copy, max(tail.garbage_end, tail.end.offset))
+                files.sync_file(copy)
+        finally:
+            if not is_ours:
+                let_go(files, fd)
         files.rename(temporary, newest.path)
         files.sync_directory(layout.segments)
         pool.forget(newest.base)

@@ -7,7 +7,7 @@ index and segments, not who may see what.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -23,12 +23,14 @@ from batpak.event import (
 )
 from batpak.index.parts import Index, Slot
 from batpak.index.query import Query
-from batpak.journal.reading import SegmentPool
+from batpak.journal.reading import SegmentPool, SegmentReader
 from batpak.journal.writer import Head
 
 __all__ = ["LogReader"]
 
-_NEEDED: Final = struct.Struct("<Q76xI6xHHBBI8x32s32x")
+_needed: Final[Callable[[bytes], tuple[int, int, int, int, int, int, int, bytes]]] = struct.Struct(
+    "<Q76xI6xHHBBI8x32s32x"
+).unpack
 """Of a row: sequence, extensions_len, entity_len, scope_len, row_version, codec,
 envelope_len, content_hash."""
 _CHUNK: Final = 1024
@@ -49,12 +51,15 @@ class LogReader:
         """
         slot = self.index.slot_of(sequence)
         digest, row_at, metadata_at, envelope_at = slot.part.locate(sequence - slot.first)
-        read = self.pool.get(slot.segment_base).read
-        row = read(row_at, ROW_SIZE)
+        reader = self.pool.get(slot.segment_base)
+        row = reader.view(row_at + ROW_SIZE)[row_at : row_at + ROW_SIZE]
         if len(row) < ROW_SIZE:
             raise self._lost_row(slot, sequence, row_at)
-        found, ext, entity, scope, _, codec, size, content = _NEEDED.unpack(row)
-        metadata = read(metadata_at, entity + scope + ext)
+        found, ext, entity, scope, _, codec, size, content = _needed(row)
+        metadata_end = metadata_at + entity + scope + ext
+        end = envelope_at + size
+        view = reader.view(end if end > metadata_end else metadata_end)
+        metadata = view[metadata_at:metadata_end]
         if found != sequence:
             raise self._lost_row(slot, sequence, row_at)
         if event_hash and blake3(EVENT_PREFIX + row + metadata).digest() != digest:
@@ -70,18 +75,32 @@ class LogReader:
             )
         if not envelope_at:
             return Event(row, metadata, None, PayloadState.ERASED)
-        envelope = read(envelope_at, size)
+        envelope = view[envelope_at:end]
         if blake3(CONTENT_PREFIX[codec] + envelope).digest() != content:
             raise self._damaged_payload(slot, sequence, envelope_at)
         return Event(row, metadata, envelope)
 
+    def get(self, event_id: bytes, bound: int, *, event_hash: bool = True) -> Event | None:
+        """The event below `bound` with this id; checked as by `at`."""
+        sequence = self.index.find_own(event_id, bound)
+        if sequence is not None:
+            event = self.at(sequence, event_hash=event_hash)
+            if event.row_bytes[8:24] == event_id:
+                return event
+        sequence = self.find(event_id, bound)
+        return None if sequence is None else self.at(sequence, event_hash=event_hash)
+
     def find(self, event_id: bytes, bound: int) -> int | None:
         """The sequence below `bound` of the event with this id."""
-        for sequence in self.index.find(event_id, bound):
-            slot = self.index.slot_of(sequence)
-            row_at = slot.part.locate(sequence - slot.first)[1]
-            if self.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id:
-                return sequence
+        for candidate in (
+            self.index.find_own(event_id, bound),
+            self.index.find_foreign(event_id, bound),
+        ):
+            if candidate is not None:
+                slot = self.index.slot_of(candidate)
+                row_at = slot.part.locate(candidate - slot.first)[1]
+                if self.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id:
+                    return candidate
         return None
 
     def head(self, entity: bytes, bound: int) -> Head | None:
@@ -102,7 +121,7 @@ class LogReader:
         read = self.pool.get(slot.segment_base).read
         row = read(row_at, ROW_SIZE)
         if len(row) == ROW_SIZE:
-            found, ext, entity, scope, *_ = _NEEDED.unpack(row)
+            found, ext, entity, scope, *_ = _needed(row)
             event = EventSummary(row, read(metadata_at, entity + scope + ext))
             if found == sequence and event.event_hash == digest:
                 return event
@@ -116,45 +135,58 @@ class LogReader:
         hasher = blake3()
         # Bound once: the loop below runs for each event of a journal.
         reset, update, digest = hasher.reset, hasher.update, hasher.digest
-        needed, make, prefixes = _NEEDED.unpack, Event, CONTENT_PREFIX
-        for match in self.index.select(query, low, high):
-            slot, rows = match
+        needed, make, prefixes = _needed, Event, CONTENT_PREFIX
+        for slot, rows in self.index.select(query, low, high):
             first = slot.first
-            read = self.pool.get(slot.segment_base).read
+            reader = self.pool.get(slot.segment_base)
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
-                places = zip(chunk.tolist(), *slot.part.offsets(chunk), strict=True)
-                for row_number, row_at, metadata_at, envelope_at in places:
-                    row = read(row_at, 176)
+                offsets = slot.part.offsets(chunk)
+                view = reader.view(self._end_of_last(reader, offsets))
+                for number, row_at, metadata_at, envelope_at in zip(
+                    chunk.tolist(), *offsets, strict=True
+                ):
+                    row = view[row_at : row_at + 176]
                     if len(row) < 176:
-                        raise self._lost_row(slot, first + row_number, row_at)
+                        raise self._lost_row(slot, first + number, row_at)
                     found, ext, entity, scope, _, codec, size, content = needed(row)
-                    if found != first + row_number:
-                        raise self._lost_row(slot, first + row_number, row_at)
-                    metadata = read(metadata_at, entity + scope + ext)
+                    if found != first + number:
+                        raise self._lost_row(slot, first + number, row_at)
+                    metadata = view[metadata_at : metadata_at + entity + scope + ext]
                     if not envelope_at:
                         yield make(row, metadata, None, PayloadState.ERASED)
                         continue
-                    envelope = read(envelope_at, size)
+                    envelope = view[envelope_at : envelope_at + size]
                     reset()
                     update(prefixes[codec] + envelope)
                     if digest() != content:
                         raise self._damaged_payload(slot, found, envelope_at)
                     yield make(row, metadata, envelope)
 
+    @staticmethod
+    def _end_of_last(reader: SegmentReader, offsets: tuple[list[int], list[int], list[int]]) -> int:
+        """Where the parts of the last of some rows end; parts follow rows in the file."""
+        row_at, metadata_at, envelope_at = (column[-1] for column in offsets)
+        row = reader.read(row_at, ROW_SIZE)
+        if len(row) < ROW_SIZE:
+            return row_at
+        _, ext, entity, scope, _, _, size, _ = _needed(row)
+        return max(metadata_at + entity + scope + ext, envelope_at + size)
+
     def scan_summaries(self, query: Query, low: int, high: int) -> Iterator[EventSummary]:
         """As `scan`, without reading payloads. Raises JournalCorrupt."""
         for slot, rows in self.index.select(query, low, high):
-            read = self.pool.get(slot.segment_base).read
+            reader = self.pool.get(slot.segment_base)
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
-                places = zip(chunk.tolist(), *slot.part.offsets(chunk), strict=True)
-                for row_number, row_at, metadata_at, _ in places:
-                    row = read(row_at, 176)
-                    if len(row) < 176 or _sequence(row) != slot.first + row_number:
-                        raise self._lost_row(slot, slot.first + row_number, row_at)
-                    _, ext, entity, scope, *_ = _NEEDED.unpack(row)
-                    yield EventSummary(row, read(metadata_at, entity + scope + ext))
+                offsets = slot.part.offsets(chunk)
+                view = reader.view(self._end_of_last(reader, offsets))
+                for number, row_at, metadata_at in zip(chunk.tolist(), *offsets[:2], strict=True):
+                    row = view[row_at : row_at + 176]
+                    if len(row) < 176 or _sequence(row) != slot.first + number:
+                        raise self._lost_row(slot, slot.first + number, row_at)
+                    _, ext, entity, scope, *_ = _needed(row)
+                    yield EventSummary(row, view[metadata_at : metadata_at + entity + scope + ext])
 
     def count(self, query: Query, low: int, high: int) -> int:
         """How many events match in [low, high), from the index alone."""

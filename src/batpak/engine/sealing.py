@@ -49,7 +49,7 @@ def write_sidecar(
         if slot.segment_base != base:
             continue
         if isinstance(slot.part, GrowingPart):
-            more = slot.part.columns(log.sequence - slot.first, slot.first - base)
+            more = slot.part.columns(log.sequence - slot.first)
         else:
             more = slot.part.columns()
         columns = more if columns is None else columns.followed_by(more)

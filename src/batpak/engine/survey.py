@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from batpak.errors import JournalCorrupt
+from batpak.errors import JournalCorrupt, Unavailable
 from batpak.event import NO_HASH
 from batpak.files import Files, closing, read_small, refusal
 from batpak.index.growing import GrowingPart
@@ -162,6 +162,8 @@ def _orphans(files: Files, layout: Layout, identity: Identity, bases: set[int]) 
         names = files.listdir(layout.segments)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise refusal(error, "can't list the segments", layout.segments) from error
     for name in sorted(names):
         base = parse_segment_name(name.removesuffix(".idx") + ".seg")
         if not name.endswith(".idx") or base is None or base in bases:
@@ -197,7 +199,7 @@ def usable_sidecar(
             if size < sidecar_bytes(sidecar):
                 return None
             mapped = files.map(fd, size)
-    except (OSError, ValueError):
+    except (OSError, ValueError, Unavailable):
         return None
     return MappedPart.of(sidecar, mapped, read.read)
 

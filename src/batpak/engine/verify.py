@@ -8,7 +8,10 @@ Source: docs/format.md, "Verifying".
 from __future__ import annotations
 
 import os
+import struct
 import time
+import zlib
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,8 +20,8 @@ from blake3 import blake3
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, VerifyReport
 from batpak.engine.survey import segment_bases
-from batpak.errors import BatpakError, JournalCorrupt
-from batpak.event import CONTENT_PREFIX, EVENT_PREFIX, NO_HASH, NO_ID
+from batpak.errors import BatpakError, JournalCorrupt, Unavailable
+from batpak.event import CONTENT_PREFIX, EVENT_PREFIX, NO_HASH, NO_ID, ROW, ROW_SIZE
 from batpak.files import Files
 from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
@@ -26,7 +29,10 @@ from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 from batpak.journal.reading import SegmentReader
 from batpak.journal.record import (
+    COMMIT,
+    EAGER,
     MAGIC,
+    MAX_RECORD_BYTES,
     RECORD_HEADER_SIZE,
     Chain,
     Invalid,
@@ -41,7 +47,13 @@ from batpak.journal.recovery import first_chain, last_nonzero
 __all__ = ["verify_journal"]
 
 _KNOWN_FLAGS = 0x1FF
-_PROGRESS_EVERY = 4096
+_PROGRESS_BYTES = 4 << 20
+_WINDOW = 8 << 20
+_WINDOW_MIN = RECORD_HEADER_SIZE
+_GENESIS = (0, NO_HASH)
+_NOTHING: dict[bytes, tuple[int, bytes]] = {}
+_HEADER = struct.Struct("<4sIIIIIQQIIBBH8sI")
+_PLACE = struct.Struct("<Q")
 
 
 @dataclass(slots=True)
@@ -149,7 +161,7 @@ def _check_segment(
                 state.last_hash.hex(), header.prev_event_hash.hex(),
             )  # fmt: skip
         _check_records(reader, header, successor, state)
-    except OSError as error:
+    except Unavailable as error:
         _add(state, "unreadable", path, None, state.sequence, f"reading failed: {error}")
     finally:
         reader.close()
@@ -174,9 +186,10 @@ def _check_records(
             state.epoch, header.epoch,
         )  # fmt: skip
     read, begun = reader.read, state.done
-    since = 0
     end = min(state.bound, successor) if successor is not None else state.bound
     while True:
+        chain = _check_whole_records(reader, size, chain, salt_state, end, begun, state)
+        # What the fast loop leaves is damaged, unusual or behind the end: look closely.
         record = read_record(read, size, chain, salt_state)
         if isinstance(record, Invalid):
             if chain.sequence >= end:
@@ -191,9 +204,6 @@ def _check_records(
         _check_record(reader, record, salt_state, state)
         chain = record.chain
         state.sequence = chain.sequence
-        since += 1
-        if since % _PROGRESS_EVERY == 0 and state.progress is not None:
-            state.progress(begun + chain.offset, state.total)
     state.done = begun + size
     state.epoch = max(state.epoch, chain.epoch)
     state.sequence = chain.sequence
@@ -203,6 +213,154 @@ def _check_records(
             state, "trailing-bytes", reader.path, chain.offset, None,
             "bytes after the last record of a sealed segment",
         )  # fmt: skip
+
+
+def _check_whole_records(
+    reader: SegmentReader,
+    size: int,
+    chain: Chain,
+    salt_state: int,
+    end: int,
+    begun: int,
+    state: _State,
+) -> Chain:
+    """Check records in one tight loop for as long as nothing at all is wrong.
+
+    The same rules as `read_record` and `_check_record`, which name what is wrong with
+    the record that this loop stops before. Nothing of such a record is remembered.
+    """
+    offset, sequence, prev_crc, epoch = chain
+    heads, full, after_gap = state.heads, state.full, state.after_gap
+    hlc = state.hlc
+    hashes: list[bytes] = []
+    places = array("I")
+    hasher = blake3()
+    reset, update, digest = hasher.reset, hasher.update, hasher.digest
+    crc32, header_of, rows_of = zlib.crc32, _HEADER.unpack_from, ROW.iter_unpack
+    prefix, content_prefix, eight = EVENT_PREFIX, CONTENT_PREFIX, bytes(8)
+    since = events = records = 0
+    entity, head = b"", _GENESIS
+    while offset + _WINDOW_MIN <= size and sequence < end:
+        limit = min(offset + _WINDOW, size)
+        window = reader.read(offset, limit - offset)
+        at, stop = 0, len(window) - RECORD_HEADER_SIZE
+        before = offset
+        while at <= stop and sequence < end:
+            (
+                magic, head_crc, head_len, body_len, body_crc, previous_crc, base, durable,
+                record_epoch, count, kind, version, flags, reserved, header_crc,
+            ) = header_of(window, at)  # fmt: skip
+            head_at = at + RECORD_HEADER_SIZE
+            body_at = head_at + head_len
+            after = body_at + body_len
+            if after > len(window):
+                break
+            rows_len = ROW_SIZE * count
+            if (
+                magic != MAGIC or kind != COMMIT or version != 1 or flags & ~EAGER or not count
+                or reserved != eight or previous_crc != prev_crc or base != sequence
+                or record_epoch < epoch or durable > base or rows_len > head_len
+                or head_len & 7 or body_len & 7
+                or head_len + body_len > MAX_RECORD_BYTES - 8 - 4 * count
+                or crc32(_PLACE.pack(offset + at) + window[at + 8 : at + 60], salt_state)
+                != header_crc
+                or crc32(window[at + 8 : body_at], salt_state) != head_crc
+                or (full and crc32(window[body_at:after], salt_state) != body_crc)
+            ):  # fmt: skip
+                break
+            row_at, meta_at, envelope_at = head_at, head_at + rows_len, body_at
+            fresh: dict[bytes, tuple[int, bytes]] = {} if count > 1 else _NOTHING
+            mark = len(hashes)
+            record_hlc = hlc
+            for (
+                row_sequence, event_id, correlation, _, _, row_hlc, clock, _, _, ext, _, _,
+                row_flags, entity_len, scope_len, row_version, codec, envelope_len, zero,
+                row_content, row_previous,
+            ) in rows_of(window[head_at : head_at + rows_len]):  # fmt: skip
+                meta = window[meta_at : meta_at + entity_len + scope_len + ext]
+                entity = meta[:entity_len]
+                head = fresh.get(entity) or heads.get(entity)
+                if head is None:
+                    head = (clock, row_previous) if after_gap else _GENESIS
+                if (
+                    row_sequence != sequence or row_previous != head[1] or clock != head[0]
+                    or (row_hlc <= record_hlc and sequence) or row_version != 1 or zero
+                    or not 0 < entity_len <= 1024 or not 0 < scope_len <= 1024
+                    or row_flags > _KNOWN_FLAGS or event_id == NO_ID or correlation == NO_ID
+                ):  # fmt: skip
+                    break
+                if full:
+                    reset()
+                    update(content_prefix[codec] + window[envelope_at : envelope_at + envelope_len])
+                    if digest() != row_content:
+                        break
+                reset()
+                update(prefix + window[row_at : row_at + ROW_SIZE] + meta)
+                last = digest()
+                head = (clock + 1, last)
+                if count > 1:
+                    fresh[entity] = head
+                hashes.append(last)
+                record_hlc = row_hlc
+                row_at += ROW_SIZE
+                meta_at += len(meta)
+                envelope_at += envelope_len
+                sequence += 1
+            else:
+                whole = meta_at + 7 & ~7 == body_at and envelope_at + 7 & ~7 == after
+                if (
+                    whole
+                    and not window[meta_at:body_at].strip(b"\0")
+                    and not (full and window[envelope_at:after].strip(b"\0"))
+                ):
+                    if count > 1:
+                        heads.update(fresh)
+                        end_of_rows = offset + head_at + rows_len
+                        places.extend(range(offset + head_at, end_of_rows, ROW_SIZE))
+                    else:
+                        heads[entity] = head
+                        places.append(offset + head_at)
+                    hlc = record_hlc
+                    prev_crc, epoch = head_crc, record_epoch
+                    at = after
+                    events += count
+                    records += 1
+                    continue
+            sequence = base
+            del hashes[mark:]
+            break
+        offset += at
+        if state.progress is not None and offset - since >= _PROGRESS_BYTES:
+            since = offset
+            state.progress(begun + offset, state.total)
+        if offset == before:
+            break
+    if hashes:
+        _compare_with_index(state, reader.path, chain.sequence, hashes, places)
+        state.last_hash = hashes[-1]
+    state.hlc, state.sequence = hlc, sequence
+    state.report.events += events
+    state.report.records += records
+    return Chain(offset, sequence, prev_crc, epoch)
+
+
+def _compare_with_index(
+    state: _State, path: str, first: int, hashes: list[bytes], places: array[int]
+) -> None:
+    """Report each event from `first` on that the index knows otherwise."""
+    end = first + len(hashes)
+    for slot in state.index.slots:
+        low, high = max(first, slot.first), min(end, slot.part.end)
+        if low >= high:
+            continue
+        mine = b"".join(hashes[low - first : high - first]), places[low - first : high - first]
+        if slot.part.located(low - slot.first, high - slot.first) == (mine[0], mine[1].tobytes()):
+            continue
+        for sequence in range(low, high):
+            known, offset, _, _ = slot.part.locate(sequence - slot.first)
+            digest = hashes[sequence - first]
+            if known != digest or offset != places[sequence - first]:
+                _report_index(state, path, sequence, digest, known)
 
 
 def _report_gap(
@@ -313,9 +471,13 @@ def _compare_index(
         return
     known, offset, _, _ = slot.part.locate(number)
     if offset != row_offset or known != digest:
-        _add(
-            state, "index", os.path.splitext(path)[0] + ".idx", None, sequence,
-            f"the index disagrees with the segment about event {sequence}: "
-            "delete the .idx file and open the journal again",
-            digest.hex(), known.hex(),
-        )  # fmt: skip
+        _report_index(state, path, sequence, digest, known)
+
+
+def _report_index(state: _State, path: str, sequence: int, digest: bytes, known: bytes) -> None:
+    _add(
+        state, "index", os.path.splitext(path)[0] + ".idx", None, sequence,
+        f"the index disagrees with the segment about event {sequence}: "
+        "delete the .idx file and open the journal again",
+        digest.hex(), known.hex(),
+    )  # fmt: skip

@@ -28,7 +28,7 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """One entry a row, but for the names, the HLC samples and the foreign ids."""
+    """One entry a row, but for the names and the foreign ids."""
 
     event_hash: bytes
     row_offset: U32
@@ -39,7 +39,7 @@ class Columns:
     scope_names: list[bytes]
     scope_number: U32
     kind: U16
-    hlc_sample: U64
+    hlc: U64
     foreign: list[tuple[bytes, int]]
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Columns:
             scopes,
             np.concatenate([self.scope_number, second_scopes[other.scope_number]]),
             np.concatenate([self.kind, other.kind]),
-            np.concatenate([self.hlc_sample, other.hlc_sample]),
+            np.concatenate([self.hlc, other.hlc]),
             self.foreign + [(key, n + i) for key, i in other.foreign],
         )
 
@@ -83,7 +83,7 @@ class Columns:
             "entity_number": entity_number.tobytes(),
             "scope_number": scope_number.tobytes(),
             "kind": self.kind.tobytes(),
-            "hlc_sample": self.hlc_sample.tobytes(),
+            "hlc": self.hlc.tobytes(),
             "entity_postings_start": entity_starts.tobytes(),
             "entity_postings": entity_rows.tobytes(),
             "scope_postings_start": scope_starts.tobytes(),

@@ -15,7 +15,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from batpak.index.query import Query, name_ranges
-from batpak.journal.sidecar import HLC_SAMPLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +122,11 @@ class GrowingPart:
     def locate(self, i: int) -> tuple[bytes, int, int, int]:
         """Event hash, and offsets of row, metadata and envelope, of row `i`."""
         return _OFFSETS.unpack_from(self._chunks[i // _CHUNK], i % _CHUNK * _SIZE)
+
+    def located(self, low: int, high: int) -> tuple[bytes, bytes]:
+        """Event hashes, and row offsets as u32, of rows [low, high), end to end."""
+        places = [self.locate(i) for i in range(low, high)]
+        return b"".join(p[0] for p in places), array("I", [p[1] for p in places]).tobytes()
 
     def offsets(self, rows: Rows) -> tuple[list[int], list[int], list[int]]:
         """Offsets of row, metadata and envelope for each of `rows`."""
@@ -239,8 +243,8 @@ class GrowingPart:
 
     # --- into a sidecar ------------------------------------------------------
 
-    def columns(self, rows: int, rows_before: int) -> Columns:
-        """Everything about the first `rows` events; `rows_before` stand before in the segment."""
+    def columns(self, rows: int) -> Columns:
+        """Everything about the first `rows` events, as arrays of its own."""
         import numpy as np
 
         from batpak.index.columns import Columns
@@ -250,7 +254,6 @@ class GrowingPart:
             if self._chunks
             else np.empty(0, _dtype())
         )
-        sampled = range(-rows_before % HLC_SAMPLE, rows, HLC_SAMPLE)
         return Columns(
             entries["event_hash"].tobytes(),
             np.ascontiguousarray(entries["row_offset"]),
@@ -261,6 +264,6 @@ class GrowingPart:
             list(self._scopes),
             np.ascontiguousarray(entries["scope_number"]),
             np.ascontiguousarray(entries["kind"]),
-            np.array([self._hlcs[i] for i in sampled], np.uint64),
+            np.array(self._hlcs[:rows], np.uint64),
             [(key, i) for key, i in list(self._foreign.items()) if i < rows],
         )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from batpak.index.columns import Columns, Tally
 from batpak.index.query import Query, name_ranges
-from batpak.journal.sidecar import HLC_SAMPLE, SidecarHeader, array_of
+from batpak.journal.sidecar import ARRAYS, SidecarHeader, array_of
 
 __all__ = ["MappedPart"]
 
@@ -24,10 +24,9 @@ Rows = npt.NDArray[np.uint32]
 """Row numbers within a part, ascending."""
 
 _CLOCK_AT: Final = 72
-_HLC_AT: Final = 64
 _OTHER: Final = frozenset(
     (
-        "event_hash", "entity_text", "scope_text", "foreign_id", "kind", "kind_value", "hlc_sample",
+        "event_hash", "entity_text", "scope_text", "foreign_id", "kind", "kind_value", "hlc",
     )
 )  # fmt: skip
 """Arrays that are not of 32-bit integers."""
@@ -72,8 +71,9 @@ class MappedPart:
         }
         self._kind = np.frombuffer(arrays["kind"], np.uint16)
         self._kind_value = np.frombuffer(arrays["kind_value"], np.uint16)
-        self._samples = np.frombuffer(arrays["hlc_sample"], np.uint64)
+        self._hlc = np.frombuffer(arrays["hlc"], np.uint64)
         self._hashes = arrays["event_hash"]
+        self._hashes_at = header.table[ARRAYS.index("event_hash")][0]
         self._row_offset = column["row_offset"]
         self._metadata_offset = column["metadata_offset"]
         self._envelope_offset = column["envelope_offset"]
@@ -81,7 +81,7 @@ class MappedPart:
         self._places = tuple(
             arrays[name].cast("I") for name in ("row_offset", "metadata_offset", "envelope_offset")
         )
-        self._hlc_sample = arrays["hlc_sample"].cast("Q")
+        self._hlcs = arrays["hlc"].cast("Q")
         self._column = column
         self._entities = _Names(column["entity_text_start"], arrays["entity_text"])
         self._scopes = _Names(column["scope_text_start"], arrays["scope_text"])
@@ -92,8 +92,6 @@ class MappedPart:
         cls, header: SidecarHeader, data: mmap.mmap, read: Callable[[int, int], bytes]
     ) -> MappedPart | None:
         """The part in a mapped sidecar; None when an array's checksum or length is wrong."""
-        from batpak.journal.sidecar import ARRAYS
-
         view = memoryview(data)
         arrays: dict[str, memoryview] = {}
         for name in ARRAYS:
@@ -111,12 +109,17 @@ class MappedPart:
     @property
     def first_hlc(self) -> int | None:
         """HLC of the first event."""
-        return self._hlc_sample[0] if self.header.count else None
+        return self._hlcs[0] if self.header.count else None
 
     def locate(self, i: int) -> tuple[bytes, int, int, int]:
         """Event hash, and offsets of row, metadata and envelope, of row `i`."""
         rows, metadata, envelopes = self._places
-        return bytes(self._hashes[32 * i : 32 * i + 32]), rows[i], metadata[i], envelopes[i]
+        at = self._hashes_at + 32 * i
+        return self._data[at : at + 32], rows[i], metadata[i], envelopes[i]
+
+    def located(self, low: int, high: int) -> tuple[bytes, bytes]:
+        """Event hashes, and row offsets as u32, of rows [low, high), end to end."""
+        return bytes(self._hashes[32 * low : 32 * high]), self._row_offset[low:high].tobytes()
 
     def offsets(self, rows: Rows) -> tuple[list[int], list[int], list[int]]:
         """Offsets of row, metadata and envelope for each of `rows`."""
@@ -182,29 +185,13 @@ class MappedPart:
         return int.from_bytes(self._read(self._places[0][i] + at, 4), "little")
 
     def hlc_at(self, i: int) -> int:
-        """HLC of row `i`, read from its segment."""
-        return int.from_bytes(self._read(self._places[0][i] + _HLC_AT, 8), "little")
+        """HLC of row `i`."""
+        return self._hlcs[i]
 
     def find_hlc(self, hlc: int, rows: int) -> int | None:
         """The row among the first `rows` with exactly this HLC."""
-        sample = bisect_left(self._hlc_sample, hlc)
-        if sample < len(self._hlc_sample) and self._hlc_sample[sample] == hlc:
-            i = sample * HLC_SAMPLE
-            return i if i < rows else None
-        low, high = (sample - 1) * HLC_SAMPLE + 1, min(sample * HLC_SAMPLE, rows)
-        if sample == 0:
-            return None
-        read, places = self._read, self._places[0]
-        while low < high:
-            middle = (low + high) // 2
-            found = int.from_bytes(read(places[middle] + _HLC_AT, 8), "little")
-            if found == hlc:
-                return middle
-            if found < hlc:
-                low = middle + 1
-            else:
-                high = middle
-        return None
+        i = bisect_left(self._hlcs, hlc, 0, rows)
+        return i if i < rows and self._hlcs[i] == hlc else None
 
     def find_foreign(self, event_id: bytes, rows: int) -> int | None:
         """The row among the first `rows` that has this id, which its HLC does not give."""
@@ -255,7 +242,7 @@ class MappedPart:
             list(self._scopes),
             column["scope_number"],
             self._kind,
-            self._samples,
+            self._hlc,
             [
                 (table[at : at + 16], int.from_bytes(table[at + 16 : at + 20], "little"))
                 for at in range(0, len(table), 24)
@@ -291,7 +278,7 @@ def _consistent(header: SidecarHeader, arrays: dict[str, memoryview]) -> bool:
         return False
     if any(size[name] % 4 for name in arrays if name.endswith("_start")) or size["kind_value"] % 2:
         return False
-    if size["hlc_sample"] != 8 * (-(-n // HLC_SAMPLE)):
+    if size["hlc"] != 8 * n:
         return False
     for axis, text in (("entity", "entity_text"), ("scope", "scope_text"), ("kind", "kind_value")):
         starts = np.frombuffer(arrays[f"{axis}_postings_start"], "<u4").astype(np.int64)

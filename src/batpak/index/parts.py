@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from batpak.event import hlc_of_id
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from batpak.index.mapped import MappedPart
 
 __all__ = ["Index", "Match", "Slot"]
+
+_first = attrgetter("first")
 
 
 class Slot(NamedTuple):
@@ -41,7 +44,6 @@ class Index:
 
     def __init__(self) -> None:
         self.slots: tuple[Slot, ...] = ()
-        self._firsts: list[int] = []
 
     @property
     def end(self) -> int:
@@ -57,7 +59,7 @@ class Index:
 
     def append(self, segment_base: int, part: MappedPart | GrowingPart) -> None:
         """Put a part at the end; it begins where the last one ends."""
-        self._set((*self.slots, Slot(part.first, segment_base, part)))
+        self.slots = (*self.slots, Slot(part.first, segment_base, part))
 
     def replace(self, segment_base: int, part: MappedPart) -> None:
         """Put one mapped part in the place of all the parts of a segment."""
@@ -67,16 +69,8 @@ class Index:
                 slots.append(slot)
             elif not slots or slots[-1].segment_base != segment_base:
                 slots.append(Slot(part.first, segment_base, part))
-        self._set(tuple(slots))
-
-    def drop_last(self) -> None:
-        """Remove the last part, which got no event."""
-        self._set(self.slots[:-1])
-
-    def _set(self, slots: tuple[Slot, ...]) -> None:
-        # Readers that race see the old list or the new one; both name the same rows.
-        self.slots = slots
-        self._firsts = [slot.first for slot in slots]
+        # Readers that race see the old slots or the new ones; both name the same rows.
+        self.slots = tuple(slots)
 
     def slot_of(self, sequence: int) -> Slot:
         """The slot that holds `sequence`, which is below the reader's bound."""
@@ -84,28 +78,31 @@ class Index:
         last = slots[-1]
         if sequence >= last.first:
             return last
-        return slots[bisect_right([slot.first for slot in slots], sequence) - 1]
+        return slots[bisect_right(slots, sequence, key=_first) - 1]
 
-    def find(self, event_id: bytes, bound: int) -> Iterator[int]:
-        """Sequences below `bound` that may have this id; the caller compares the row.
+    def find_own(self, event_id: bytes, bound: int) -> int | None:
+        """The sequence below `bound` that an id of our own making points to.
 
-        An id of our own carries its HLC; all others stand in the tables of foreign ids.
+        The caller compares the row's id: any other id points somewhere too.
         """
         hlc = hlc_of_id(event_id)
         for slot in reversed(self.slots):
-            first_hlc = slot.part.first_hlc
-            rows = bound - slot.first
-            if first_hlc is not None and first_hlc <= hlc and rows > 0:
-                row = slot.part.find_hlc(hlc, min(rows, slot.part.end - slot.first))
-                if row is not None:
-                    yield slot.first + row
-                break
+            part = slot.part
+            first_hlc = part.first_hlc
+            if first_hlc is not None and first_hlc <= hlc:
+                row = part.find_hlc(hlc, min(bound, part.end) - slot.first)
+                return None if row is None else slot.first + row
+        return None
+
+    def find_foreign(self, event_id: bytes, bound: int) -> int | None:
+        """The sequence below `bound` of an id that does not carry its event's HLC."""
         for slot in reversed(self.slots):
             rows = bound - slot.first
             if rows > 0:
                 row = slot.part.find_foreign(event_id, rows)
                 if row is not None:
-                    yield slot.first + row
+                    return slot.first + row
+        return None
 
     def last_of(self, entity: bytes, bound: int) -> int | None:
         """Sequence of the entity's last event below `bound`."""

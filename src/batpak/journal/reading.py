@@ -6,16 +6,15 @@ be cut by its writer, so only the writer's own process maps it, up to its own en
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import threading
 
 from batpak.errors import Damaged
-from batpak.files import Files, refusal
+from batpak.files import Files, let_go, refusal
 from batpak.journal.layout import Layout
 
-__all__ = ["SegmentPool", "SegmentReader"]
+__all__ = ["Positional", "SegmentPool", "SegmentReader"]
 
 _REMAP_STEP = 1 << 20
 
@@ -34,39 +33,67 @@ class SegmentReader:
         self._closed = False
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes [offset, offset + length). Raises OSError."""
+        """Bytes [offset, offset + length). Raises StorageFailed."""
         end = offset + length
         if end <= self._mapped:
             return self._map[offset:end]
         return self._read_beyond(offset, length)
 
+    def view(self, end: int) -> mmap.mmap | Positional:
+        """Something whose slices [a:b], b ≤ `end`, are the file's bytes: the map, or reads.
+
+        Slicing a map is several times faster than a call of `read`.
+        """
+        if end > self._mapped and not self._remap(end):
+            return Positional(self)
+        mapped = self._map
+        assert not isinstance(mapped, bytes), "something was mapped"
+        return mapped
+
+    def _remap(self, end: int) -> bool:
+        """Map the file as it is now; whether the map reaches to `end`."""
+        if not self._may_map:
+            return False
+        size = self.size()
+        # A file that grows by little is read positionally until the step is worth a map.
+        if size < end or (self._mapped and size - self._mapped < _REMAP_STEP):
+            return False
+        try:
+            mapped = self._files.map(self._fd, size)
+        except (OSError, ValueError):
+            self._may_map = False
+            return False
+        # Readers of the old map keep it alive; its bytes never change.
+        self._map, self._mapped = mapped, size
+        return True
+
     def _read_beyond(self, offset: int, length: int) -> bytes:
-        if self._may_map:
-            size = self._files.fstat(self._fd).st_size
-            if size >= offset + length and (size - self._mapped >= _REMAP_STEP or not self._mapped):
-                try:
-                    # Readers of the old map keep it alive; its bytes never change.
-                    mapped = self._files.map(self._fd, size)
-                except (OSError, ValueError):
-                    self._may_map = False
-                else:
-                    self._map, self._mapped = mapped, size
-                    return mapped[offset : offset + length]
-        data = self._files.pread(self._fd, length, offset)
-        while data and len(data) < length:
-            more = self._files.pread(self._fd, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        if self._remap(offset + length):
+            return self._map[offset : offset + length]
+        try:
+            data = self._files.pread(self._fd, length, offset)
+            while data and len(data) < length:
+                more = self._files.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise refusal(error, "can't read a segment", self.path) from error
         return data
 
+    def _status(self) -> os.stat_result:
+        try:
+            return self._files.fstat(self._fd)
+        except OSError as error:
+            raise refusal(error, "can't read a segment", self.path) from error
+
     def size(self) -> int:
-        """Length of the file in bytes."""
-        return self._files.fstat(self._fd).st_size
+        """Length of the file in bytes. Raises StorageFailed."""
+        return self._status().st_size
 
     def identity(self) -> tuple[int, int]:
         """Device and inode: which file this is, whatever its name now holds."""
-        status = self._files.fstat(self._fd)
+        status = self._status()
         return status.st_dev, status.st_ino
 
     def close(self) -> None:
@@ -74,17 +101,24 @@ class SegmentReader:
         if not self._closed:
             self._closed = True
             self._mapped, self._map = 0, b""
-            self._files.close(self._fd)
+            let_go(self._files, self._fd)
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True):
-            return
-        try:
+        if not getattr(self, "_closed", True):
             self.close()
-        except OSError as error:
-            # Nobody can catch from here; EBADF means that the process closed it for us.
-            if error.errno != errno.EBADF:
-                raise
+
+
+class Positional:
+    """Slices of a segment that is not mapped."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: SegmentReader) -> None:
+        self._reader = reader
+
+    def __getitem__(self, place: slice, /) -> bytes:
+        start: int = place.start
+        return self._reader.read(start, place.stop - start)
 
 
 class SegmentPool:

@@ -26,7 +26,7 @@ ARRAYS: Final = (
     "entity_number",
     "scope_number",
     "kind",
-    "hlc_sample",
+    "hlc",
     "entity_postings_start",
     "entity_postings",
     "scope_postings_start",
@@ -40,8 +40,6 @@ ARRAYS: Final = (
     "scope_text",
     "foreign_id",
 )
-HLC_SAMPLE: Final = 64
-"""One HLC is sampled for so many rows."""
 
 _HEADER = struct.Struct("<8sHHI16sQQQQ16sIIQQIQII")
 _ENTRY = struct.Struct("<QQ16s")

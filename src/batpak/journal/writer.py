@@ -46,7 +46,7 @@ from batpak.event import (
     event_hash,
     hlc_of_id,
 )
-from batpak.files import TEMPORARY_SUFFIX, Files, refusal, wall_us, write_all
+from batpak.files import TEMPORARY_SUFFIX, Files, let_go, refusal, wall_us, write_all
 from batpak.journal.group import GroupCommit
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
@@ -586,7 +586,7 @@ class Writer:
         with self._sync_lock:
             # Nobody syncs the old descriptor any more once the state names the new one.
             self._log = fresh
-            self._files.close(log.segment.fd)
+            let_go(self._files, log.segment.fd)
         return fresh
 
     def _undo_rotation(self, log: Log, header: SegmentHeader) -> None:
@@ -742,7 +742,7 @@ class Writer:
             self._log.segment.fd = self._hint_fd = self._lock_fd = -1
             for fd in fds:
                 if fd >= 0:
-                    self._files.close(fd)
+                    let_go(self._files, fd)
 
     def forked(self) -> None:
         """In a forked child: never write again, and drop the parent's descriptors.
