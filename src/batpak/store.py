@@ -406,8 +406,18 @@ class _Reading:
         if level not in ("chain", "full"):
             raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
         return verify_journal(
-            self._files, self._layout, self._identity, self._reader, self._bound(), level, progress
+            self._files,
+            self._layout,
+            self._identity,
+            self._reader,
+            self._verify_bound(),
+            level,
+            progress,
         )
+
+    def _verify_bound(self) -> int:
+        """How far the journal must reach to be whole."""
+        return self._bound()
 
     def stats(self) -> Stats:
         """Numbers about what is visible."""
@@ -492,6 +502,10 @@ class ReadOnlyStore(_Reading):
         """
         self._bound()
         return self._follower.refresh()
+
+    def _verify_bound(self) -> int:
+        # Beyond what can be shown: up to what some witness knows to have been durable.
+        return max(self._bound(), self._follower.promised)
 
     def at(self, sequence: int) -> Event:
         """As `Store.at`; reading past the end looks for new commits first."""

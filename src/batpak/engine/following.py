@@ -123,6 +123,7 @@ class Follower:
                     self._damage = error
                 walked += self._index.end - before
         epoch = max((segment.header.epoch for segment in found.segments), default=0)
+        self._durable = max([self._durable, *(w.durable for w in found.witnesses)])
         return OpenReport(
             False,
             epoch,
@@ -155,6 +156,12 @@ class Follower:
         self._part = GrowingPart(self._chain.sequence)
         self._index.append(newest.base, self._part)
         return part is not None
+
+    @property
+    def promised(self) -> int:
+        """The greatest durable bound that anything in the directory knows of."""
+        last = -1 if self._damage is None or self._damage.last is None else self._damage.last
+        return max(self._durable, last + 1, self.bound)
 
     def refresh(self) -> int:
         """Pick up what became visible. Raises JournalRewound, JournalCorrupt, Damaged."""
