@@ -137,7 +137,9 @@ class Unavailable(BatpakError):
 class Indeterminate(BatpakError):
     """The events are written, but not known to be durable: `receipts` names them.
 
-    `cause` is the error that got in the way. Retrying by idempotency key is safe.
+    `receipts` is empty where a write failed and could not be undone: then nobody knows
+    whether they are written, all or none, before the journal is opened anew. `cause` is
+    the error that got in the way. Retrying by idempotency key is safe.
     """
 
     code = "indeterminate"

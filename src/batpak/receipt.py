@@ -85,6 +85,13 @@ def encode_extensions(extensions: Mapping[str, bytes], *, reserved_allowed: bool
     """
     if not extensions:
         return b""
+    if not isinstance(extensions, Mapping):
+        raise ExtensionError(
+            "extensions are a mapping of names to bytes",
+            field="extensions",
+            reason="not-a-mapping",
+            value=type(extensions).__name__,
+        )
     for key, value in extensions.items():
         check_extension_key(key, reserved_allowed=reserved_allowed)
         if not isinstance(value, (bytes, bytearray, memoryview)):
@@ -150,6 +157,9 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     def __hash__(self) -> int:
         return hash(self.event_hash)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (AppendReceipt.from_json, (self.to_json(),))
 
     def __repr__(self) -> str:
         state = "durable" if self.durable else "written"

@@ -346,7 +346,16 @@ class _Reading:
 
         How the walk ended is part of the result. Raises EventNotFound, InvalidInput.
         """
-        if limit is not None and (isinstance(limit, bool) or limit < 1):
+        if not isinstance(event_id, EventId):
+            raise InvalidInput(
+                "ancestors() takes an EventId",
+                field="event_id",
+                value=event_id,
+                advice="parse a text with EventId.parse",
+            )
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int) or limit < 1
+        ):
             raise InvalidInput("a walk's limit is at least 1", field="limit", value=limit)
         bound = self._bound()
         start = self._reader.find(event_id.bytes, bound)
@@ -456,6 +465,7 @@ class _Reading:
 
         None when nothing was imported from it. Searches backwards from the newest event.
         """
+        wanted = _source_bytes(source)
         high = self._bound()
         while high > 0:
             low = max(0, high - _PAGE)
@@ -463,9 +473,7 @@ class _Reading:
                 if not event.row.extensions_len:
                     continue
                 position = event.extensions.get("origin.position")
-                if position is not None and event.extensions.get("origin.source") == (
-                    source.encode()
-                ):
+                if position is not None and event.extensions.get("origin.source") == wanted:
                     return canonical.decode(position)
             high = low
         return None
@@ -583,6 +591,8 @@ class Store(_Reading):
             raise InvalidInput(
                 "pass config= or single options, not both", field=next(iter(options))
             )
+        elif not isinstance(config, StoreConfig):
+            raise InvalidInput("config= takes a StoreConfig", field="config", value=config)
         if mode == "r":
             return ReadOnlyStore(path, config, files)
         if mode != "rw":
@@ -654,7 +664,7 @@ class Store(_Reading):
         stands in the batch's last event, so batch and position are one commit.
         """
         marks = {
-            "origin.source": source.encode(),
+            "origin.source": _source_bytes(source),
             "origin.position": canonical.encode(position),
         }
         return tuple(self._commit(self._prepare_items(items, None, None, marks), durable))
@@ -701,13 +711,6 @@ class Store(_Reading):
         causation: Id | None = None,
         marks: Mapping[str, bytes] | None = None,
     ) -> Prepared:
-        for reference in (item.correlation, item.causation):
-            if isinstance(reference, Prior) and not 0 <= reference.index < index:
-                raise InvalidInput(
-                    f"Prior({reference.index}) has to name an earlier item of the batch",
-                    field="causation",
-                    value=reference.index,
-                )
         return self._prepare(
             item.coordinate,
             item.payload,
@@ -718,6 +721,7 @@ class Store(_Reading):
             item.depth,
             item.flags,
             item.extensions,
+            index=index,
             is_raw=item.is_raw,
             marks=marks,
         )
@@ -734,6 +738,7 @@ class Store(_Reading):
         flags: int,
         extensions: Mapping[str, bytes] | None,
         *,
+        index: int = 0,
         is_raw: bool = False,
         marks: Mapping[str, bytes] | None = None,
     ) -> Prepared:
@@ -769,7 +774,11 @@ class Store(_Reading):
                 limit=self._payload_max,
                 advice="store large content elsewhere and append its hash",
             )
-        if (lane | depth) >> 32 or flags & ~_CALLER_FLAGS:
+        try:
+            mislabelled = (lane | depth) >> 32 or flags & ~_CALLER_FLAGS
+        except TypeError:
+            mislabelled = True
+        if mislabelled:
             raise _bad_label(lane, depth, flags)
         if self._salted:
             salt = next(self._salts, None) or self._new_salts()
@@ -796,8 +805,8 @@ class Store(_Reading):
             flags,
             lane,
             depth,
-            None if correlation is None else _reference("correlation", correlation),
-            NO_ID if causation is None else _reference("causation", causation),
+            None if correlation is None else _reference("correlation", correlation, index),
+            NO_ID if causation is None else _reference("causation", causation, index),
         )
 
     def _new_salts(self) -> bytes:
@@ -878,6 +887,10 @@ class Store(_Reading):
 
         Raises WaitTimeout after `timeout` seconds, JournalPoisoned, StoreClosed.
         """
+        if not isinstance(watermark, Watermark):
+            raise InvalidInput("wait_for() takes a Watermark", field="watermark", value=watermark)
+        if not isinstance(receipt, AppendReceipt):
+            raise InvalidInput("wait_for() takes a receipt", field="receipt", value=receipt)
         if receipt.journal_id != self._journal_id:
             raise InvalidInput(
                 "the receipt is of another journal",
@@ -917,8 +930,7 @@ class Store(_Reading):
 
     def _bound(self) -> int:
         writer = self._writer
-        if writer.is_closed:
-            raise StoreClosed("the store is closed", advice="open the journal anew")
+        writer.check_readable()
         return writer.visible
 
     def _log_bytes(self, bases: Sequence[int]) -> int:
@@ -998,14 +1010,15 @@ if sys.platform != "win32":
 
 
 def _dropped(writer: Writer, path: str) -> None:
-    """A store was garbage-collected without close: say so and free the lock."""
+    """A store was garbage-collected without close: free the lock and say so."""
+    # First the lock: where warnings are errors, nothing after the warning runs.
+    writer.abandon()
+    writer.release()
     warnings.warn(
         f"the store at {path!r} was dropped without close(); its lock is freed now",
         ResourceWarning,
         stacklevel=2,
     )
-    writer.abandon()
-    writer.release()
 
 
 def _check_kinds(config: StoreConfig) -> None:
@@ -1086,17 +1099,34 @@ def _encode_under(
     return kind.raw, version, canonical.encode(payload)
 
 
-def _reference(field: str, value: Id | Prior) -> Any:
+def _reference(field: str, value: Id | Prior, index: int) -> Any:
     if isinstance(value, Prior):
+        if not 0 <= value.index < index:
+            raise InvalidInput(
+                f"Prior({value.index}) has to name an earlier item of the batch",
+                field=field,
+                value=value.index,
+            )
         return value.index
     if not isinstance(value, (EventId, CorrelationId, CausationId)):
         raise InvalidInput(f"{field}= takes an id", field=field, value=value)
     return value.bytes
 
 
+def _source_bytes(source: str) -> bytes:
+    try:
+        return source.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise InvalidInput(
+            "an import's source is named by text that has a UTF-8 form",
+            field="source",
+            value=source,
+        ) from error
+
+
 def _bad_label(lane: int, depth: int, flags: int) -> InvalidInput:
     for name, value in (("lane", lane), ("depth", depth)):
-        if not 0 <= value <= _U32_MAX:
+        if not isinstance(value, int) or not 0 <= value <= _U32_MAX:
             return InvalidInput(f"{name} is from 0 to 2^32 - 1", field=name, value=value)
     return InvalidInput("flags has only the bits 0 to 7", field="flags", value=flags)
 

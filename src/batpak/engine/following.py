@@ -26,7 +26,7 @@ from batpak.engine.survey import (
 )
 from batpak.errors import Damaged, JournalCorrupt, JournalRewound, NotAJournal
 from batpak.event import NO_HASH
-from batpak.files import Files
+from batpak.files import Files, closing, refusal
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
@@ -186,6 +186,8 @@ class Follower:
             status = self._files.stat(path)
         except FileNotFoundError as error:
             raise self._rewound("the segment is gone") from error
+        except OSError as error:
+            raise refusal(error, "can't look at a segment", path) from error
         if (status.st_dev, status.st_ino) != reader.identity():
             self._pool.forget(base)
             reader = self._pool.get(base)
@@ -261,13 +263,13 @@ class Follower:
             return False
         path = self._layout.segment(base)
         try:
-            fd = self._files.open(path, os.O_RDONLY)
+            with closing(self._files, self._files.open(path, os.O_RDONLY)) as fd:
+                data = self._files.pread(fd, HEADER_SIZE, 0)
         except FileNotFoundError:
             return False
-        try:
-            header = SegmentHeader.decode(self._files.pread(fd, HEADER_SIZE, 0), path)
-        finally:
-            self._files.close(fd)
+        except OSError as error:
+            raise refusal(error, "can't read a segment", path) from error
+        header = SegmentHeader.decode(data, path)
         reader = self._pool.get(self._growing_header.base_sequence)
         size, end = reader.size(), self._chain.offset
         if last_nonzero(reader.read, size, end) != end:

@@ -27,7 +27,7 @@ from batpak.engine.survey import (
     survey,
     usable_sidecar,
 )
-from batpak.engine.system import open_event
+from batpak.engine.system import LIFECYCLE, open_event
 from batpak.errors import (
     InvalidInput,
     JournalCorrupt,
@@ -271,6 +271,8 @@ def _open_locked(
         )
         if tail.lost:
             raise _lost(layout, newest, tail)
+        # The open event needs it; if it is damaged, that shows before anything is changed.
+        previous_hash(LIFECYCLE.entity_bytes)
         # The header of a segment that this very open made carries the new epoch already.
         epoch = max(epoch, tail.max_epoch, *(s.header.epoch for s in found.segments)) + (not begun)
         if epoch > MAX_EPOCH:

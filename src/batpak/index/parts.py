@@ -6,6 +6,7 @@ question comes with the reader's bound.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from operator import attrgetter
@@ -44,6 +45,8 @@ class Index:
 
     def __init__(self) -> None:
         self.slots: tuple[Slot, ...] = ()
+        # A thread that maps a sidecar must not undo the rotation of another one.
+        self._changing = threading.Lock()
 
     @property
     def end(self) -> int:
@@ -59,18 +62,20 @@ class Index:
 
     def append(self, segment_base: int, part: MappedPart | GrowingPart) -> None:
         """Put a part at the end; it begins where the last one ends."""
-        self.slots = (*self.slots, Slot(part.first, segment_base, part))
+        with self._changing:
+            self.slots = (*self.slots, Slot(part.first, segment_base, part))
 
     def replace(self, segment_base: int, part: MappedPart) -> None:
         """Put one mapped part in the place of all the parts of a segment."""
-        slots: list[Slot] = []
-        for slot in self.slots:
-            if slot.segment_base != segment_base:
-                slots.append(slot)
-            elif not slots or slots[-1].segment_base != segment_base:
-                slots.append(Slot(part.first, segment_base, part))
-        # Readers that race see the old slots or the new ones; both name the same rows.
-        self.slots = tuple(slots)
+        with self._changing:
+            slots: list[Slot] = []
+            for slot in self.slots:
+                if slot.segment_base != segment_base:
+                    slots.append(slot)
+                elif not slots or slots[-1].segment_base != segment_base:
+                    slots.append(Slot(part.first, segment_base, part))
+            # Readers that race see the old slots or the new ones; both name the same rows.
+            self.slots = tuple(slots)
 
     def slot_of(self, sequence: int) -> Slot:
         """The slot that holds `sequence`, which is below the reader's bound."""

@@ -32,6 +32,7 @@ from batpak.errors import (
     BatpakError,
     Damaged,
     EntityClockOverflow,
+    Indeterminate,
     JournalPoisoned,
     StoreClosed,
     StoreForked,
@@ -283,6 +284,11 @@ class Writer:
         """The readers' bound: durable events in SYNC, written ones in the other modes."""
         return self._log.sequence if self._flags else self._durable.sequence
 
+    def check_readable(self) -> None:
+        """Raises StoreClosed or StoreForked; a poisoned journal can still be read."""
+        if self._closed or self._forked:
+            self._check_present()
+
     @property
     def is_closed(self) -> bool:
         """Whether the writer was closed."""
@@ -290,11 +296,7 @@ class Writer:
 
     def check(self) -> None:
         """Raises StoreClosed, StoreForked or JournalPoisoned when writing is over."""
-        if self._forked:
-            raise StoreForked(
-                "this store was opened by the parent process",
-                advice="open the journal anew in the child, after the parent closed it",
-            )
+        self._check_present(closed=False)
         if self._poison is not None:
             cause = self._poison
             raise JournalPoisoned(
@@ -303,7 +305,15 @@ class Writer:
                 cause=cause,
                 advice="close this store and open the journal anew; reading still works",
             ) from cause
-        if self._closed:
+        self._check_present()
+
+    def _check_present(self, *, closed: bool = True) -> None:
+        if self._forked:
+            raise StoreForked(
+                "this store was opened by the parent process",
+                advice="open the journal anew in the child, after the parent closed it",
+            )
+        if closed and self._closed:
             raise StoreClosed("the store is closed", advice="open the journal anew")
 
     # --- commit --------------------------------------------------------------
@@ -459,7 +469,12 @@ class Writer:
             self._files.truncate(segment.fd, log.end)
         except OSError as second:
             self._poison_with(second)
-            self.check()
+            raise Indeterminate(
+                f"a write failed and could not be undone: {error}",
+                receipts=(),
+                cause=second,
+                advice="open the journal anew and look for the event before writing it again",
+            ) from error
         segment.allocated = log.end
         self._log = log
         raise refusal(error, "nothing was written", segment.path) from error
