@@ -624,19 +624,20 @@ class Store(_Reading):
         JournalPoisoned; then nothing was written. Raises Indeterminate when the event is
         written and could not be made durable.
         """
-        event = self._prepare(
-            coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions
+        return self._commit_one(
+            self._prepare(
+                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions
+            ),
+            durable,
         )
-        return self._commit((event,), durable)[0]
 
     def append_raw(
         self, coordinate: Coordinate, kind: EventKind, data: bytes, **options: Any
     ) -> AppendReceipt:
         """Append `data` as given, not parsed, under `kind`; keywords as for `append`."""
         durable = bool(options.pop("durable", False))
-        return self._commit(
-            (self._prepare_item(Item.raw(coordinate, kind, data, **options)),), durable
-        )[0]
+        item = Item.raw(coordinate, kind, data, **options)
+        return self._commit_one(self._prepare_item(item), durable)
 
     def append_many(
         self,
@@ -653,7 +654,7 @@ class Store(_Reading):
         BatchTooLarge.
         """
         events = self._prepare_items(items, correlation, causation, None)
-        return tuple(self._commit(events, durable))
+        return self._commit(events, durable)
 
     def append_imported(
         self, source: str, position: object, items: Iterable[Item], *, durable: bool = False
@@ -667,7 +668,7 @@ class Store(_Reading):
             "origin.source": _source_bytes(source),
             "origin.position": canonical.encode(position),
         }
-        return tuple(self._commit(self._prepare_items(items, None, None, marks), durable))
+        return self._commit(self._prepare_items(items, None, None, marks), durable)
 
     def _prepare_items(
         self,
@@ -816,38 +817,54 @@ class Store(_Reading):
         self._salts = salts
         return first
 
-    def _commit(self, events: Sequence[Prepared], durable: bool) -> list[AppendReceipt]:
-        writer = self._writer
-        committed = writer.commit(events)
+    def _commit_one(self, event: Prepared, durable: bool) -> AppendReceipt:
+        done = self._writer.commit_one(event)
+        is_durable = self._settle((event,), (done,), durable)
+        sequence, event_id, hlc, clock, event_hash, prev_hash = done
+        extensions = event.extensions
+        return AppendReceipt(
+            self._journal_id, event_id, sequence, event.coordinate, event.kind, hlc, clock,
+            event.content_hash, event_hash, prev_hash,
+            decode_extensions(extensions) if extensions else _NO_EXTENSIONS, is_durable,
+        )  # fmt: skip
+
+    def _commit(self, events: Sequence[Prepared], durable: bool) -> tuple[AppendReceipt, ...]:
+        committed = self._writer.commit(events)
+        return self._receipts(events, committed, self._settle(events, committed, durable))
+
+    def _settle(
+        self, events: Sequence[Prepared], committed: Sequence[Committed], durable: bool
+    ) -> bool:
+        """After the write: sidecars, and waiting as mode or call ask; whether it is durable."""
         if self._sealed:
             self._write_sidecars()
         try:
-            is_durable = writer.settle(committed[-1][0] + 1, durable=durable)
+            return self._writer.settle(committed[-1][0] + 1, durable=durable)
         except BatpakError as error:
-            receipts = tuple(self._receipts(events, committed, durable=False))
             raise Indeterminate(
                 f"written, but not known to be durable: {error.what}",
-                receipts=receipts,
+                receipts=self._receipts(events, committed, is_durable=False),
                 cause=error,
                 advice="open the journal anew and look for the event before writing it again",
             ) from error
-        return self._receipts(events, committed, durable=is_durable)
 
     def _receipts(
-        self, events: Sequence[Prepared], committed: Sequence[Committed], *, durable: bool
-    ) -> list[AppendReceipt]:
+        self, events: Sequence[Prepared], committed: Sequence[Committed], is_durable: bool
+    ) -> tuple[AppendReceipt, ...]:
         journal_id = self._journal_id
-        return [
-            AppendReceipt(
-                journal_id, event_id, sequence, event.coordinate, event.kind, hlc, clock,
-                event.content_hash, event_hash, prev_hash,
-                decode_extensions(event.extensions) if event.extensions else _NO_EXTENSIONS,
-                durable,
-            )
-            for event, (sequence, event_id, hlc, clock, event_hash, prev_hash) in zip(
-                events, committed, strict=True
-            )
-        ]  # fmt: skip
+        return tuple(
+            [
+                AppendReceipt(
+                    journal_id, event_id, sequence, event.coordinate, event.kind, hlc, clock,
+                    event.content_hash, event_hash, prev_hash,
+                    decode_extensions(event.extensions) if event.extensions else _NO_EXTENSIONS,
+                    is_durable,
+                )
+                for event, (sequence, event_id, hlc, clock, event_hash, prev_hash) in zip(
+                    events, committed, strict=True
+                )
+            ]
+        )  # fmt: skip
 
     def _write_sidecars(self) -> None:
         """Write the sidecars of segments that were sealed, outside the append lock."""

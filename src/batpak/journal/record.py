@@ -35,6 +35,7 @@ __all__ = [
     "pad8",
     "read_record",
     "salt_crc",
+    "seal_commit",
 ]
 
 MAGIC: Final = b"BPC1"
@@ -216,19 +217,26 @@ def build_commit(
     rows: list[bytes],
     metadata: list[bytes],
     envelopes: list[bytes],
-) -> tuple[bytes, int]:
-    """The commit record for `offset`, and its head_crc; rows are 176 bytes each, hashed."""
-    head = b"".join(rows + metadata)
-    head += _PADDING[-len(head) & 7]
-    body = b"".join(envelopes)
-    body += _PADDING[-len(body) & 7]
-    return _seal(
-        salt_state, offset, head, body, prev_crc, base_sequence, durable, epoch, len(rows),
-        COMMIT, flags,
-    )  # fmt: skip
+) -> tuple[bytes, int, int]:
+    """The commit record for `offset`, its head_crc, and where its first envelope begins.
+
+    Rows are 176 bytes each, already hashed.
+    """
+    return seal_commit(
+        salt_state,
+        offset,
+        b"".join(rows + metadata),
+        b"".join(envelopes),
+        prev_crc,
+        base_sequence,
+        durable,
+        epoch,
+        len(rows),
+        flags,
+    )
 
 
-def _seal(
+def seal_commit(
     salt_state: int,
     offset: int,
     head: bytes,
@@ -238,10 +246,14 @@ def _seal(
     durable: int,
     epoch: int,
     count: int,
-    record_type: int,
     flags: int,
-) -> tuple[bytes, int]:
-    """A record with its three checksums, and its head_crc."""
+    record_type: int = COMMIT,
+) -> tuple[bytes, int, int]:
+    """As `build_commit`, from rows with metadata and a payload section, not yet padded."""
+    if len(head) & 7:
+        head += _PADDING[-len(head) & 7]
+    if len(body) & 7:
+        body += _PADDING[-len(body) & 7]
     placed = _PLACED.pack(
         offset,
         len(head),
@@ -258,17 +270,19 @@ def _seal(
     )
     covered = placed[8:] + _U32.pack(_crc32(placed, salt_state)) + head
     head_crc = _crc32(covered, salt_state)
-    return MAGIC + _U32.pack(head_crc) + covered + body, head_crc
+    body_at = offset + 8 + len(covered)
+    return MAGIC + _U32.pack(head_crc) + covered + body, head_crc, body_at
 
 
 def build_pad(
     salt_state: int, chain: Chain, durable: int, epoch: int, body_len: int = 0
 ) -> tuple[bytes, int]:
     """A record without events that carries a durable bound, and its head_crc."""
-    return _seal(
+    record, head_crc, _ = seal_commit(
         salt_state, chain.offset, b"", bytes(body_len), chain.prev_crc, chain.sequence, durable,
-        epoch, 0, PAD, 0,
+        epoch, 0, 0, PAD,
     )  # fmt: skip
+    return record, head_crc
 
 
 def decode_header(data: bytes, offset: int, salt_state: int) -> RecordHeader | None:
