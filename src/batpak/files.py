@@ -173,7 +173,7 @@ def let_go(files: Files, fd: int) -> None:
     try:
         files.close(fd)
     except OSError as error:
-        logger.warning("closing a descriptor: %s", error)
+        logger.warning("closing a descriptor: %s", str(error))
 
 
 def write_all(files: Files, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:

@@ -511,6 +511,9 @@ class ReadOnlyStore(_Reading):
         self._bound()
         return self._follower.refresh()
 
+    def _log_bytes(self, bases: Sequence[int]) -> int:
+        return super()._log_bytes(bases[:-1]) + self._follower.log_end
+
     def _verify_bound(self) -> int:
         # Beyond what can be shown: up to what some witness knows to have been durable.
         return max(self._bound(), self._follower.promised)
@@ -885,7 +888,7 @@ class Store(_Reading):
                         )
                     except Unavailable as error:
                         # The part in memory serves as well; whose append this is was written.
-                        logger.warning("a new sidecar is not used: %s", error)
+                        logger.warning("a new sidecar is not used: %s", str(error))
                 self._sealed.pop(0)
         finally:
             self._sealing.release()
@@ -1046,7 +1049,7 @@ def _check_kinds(config: StoreConfig) -> None:
     except KindCollision as error:
         if config.on_kind_collision == "refuse":
             raise
-        logger.warning("%s", error)
+        logger.warning("%s", str(error))
 
 
 def _low(after: int | None) -> int:

@@ -15,7 +15,14 @@ __all__ = ["NotJson", "parse"]
 
 
 class NotJson(ValueError):
-    """The reason why a text can't be kept, as a phrase for an error message."""
+    """The reason why a text can't be kept, as a phrase for an error message.
+
+    `may_go_on` is True where more text could still make it JSON.
+    """
+
+    def __init__(self, reason: str, *, may_go_on: bool = False) -> None:
+        super().__init__(reason)
+        self.may_go_on = may_go_on
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -50,11 +57,13 @@ def parse(data: bytes) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise NotJson(f"not UTF-8 text: byte 0x{data[error.start]:02X} at {error.start}") from error
+        found = f"byte 0x{data[error.start]:02X} at {error.start}"
+        raise NotJson(f"not UTF-8 text: {found}", may_go_on=True) from error
     try:
         return _read(text)
     except json.JSONDecodeError as error:
-        raise NotJson(f"not JSON: {error.msg} at column {error.pos + 1}") from error
+        what = f"not JSON: {error.msg} at column {error.pos + 1}"
+        raise NotJson(what, may_go_on=error.msg != "Extra data") from error
     except RecursionError as error:
         raise NotJson("nested too deep") from error
     except NotJson:

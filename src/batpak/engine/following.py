@@ -35,6 +35,7 @@ from batpak.journal.reading import SegmentPool
 from batpak.journal.record import (
     EAGER,
     RECORD_HEADER_SIZE,
+    Chain,
     Invalid,
     Record,
     check_body,
@@ -67,6 +68,7 @@ class Follower:
         self._durable = 0
         self._last_hash = NO_HASH
         self._last_record: tuple[int, int] | None = None
+        self._chain = Chain(0, 0, 0, 0)
         self.reader = LogReader(self._index, self._pool)
         self.bound = 0
         try:
@@ -162,6 +164,11 @@ class Follower:
         """The greatest durable bound that anything in the directory knows of."""
         last = -1 if self._damage is None or self._damage.last is None else self._damage.last
         return max(self._durable, last + 1, self.bound)
+
+    @property
+    def log_end(self) -> int:
+        """Offset after the last record accepted from the newest segment; 0 before any."""
+        return self._chain.offset
 
     def refresh(self) -> int:
         """Pick up what became visible. Raises JournalRewound, JournalCorrupt, Damaged."""

@@ -292,7 +292,7 @@ def _open_locked(
         end = tail.end
         log = Log(
             segment, end.offset, end.sequence, end.prev_crc, last_hlc, last_record, records,
-            last_hash, epoch,
+            last_hash, end.epoch,
         )  # fmt: skip
         opened: Opened
         writer = Writer(

@@ -73,7 +73,7 @@ def write_sidecar(
     try:
         replace_file(files, layout.sidecar(base), data)
     except OSError as error:
-        logger.warning("sidecar of segment %d not written: %s", base, error)
+        logger.warning("sidecar of segment %d not written: %s", base, str(error))
         return None
     return decode_sidecar_header(data)
 

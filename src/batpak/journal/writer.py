@@ -318,108 +318,111 @@ class Writer:
         if len(events) > 1:
             _check_size(events)
         with self._append_lock:
-            # 1. May we write at all, and where? 2. Idempotency and 3. conditions have
-            # their place after it.
-            log = self._log
-            if self._ended or self._writing or log.end >= self._segment_max_bytes:
-                log = self._ready()
+            return self._commit_locked(events)
 
-            # 4. Sequence, id, HLC, clock and prev_hash for each event. Nothing is
-            # remembered before the write succeeded.
-            segment, end, sequence = log.segment, log.end, log.sequence
-            now, hlc = self._stamp(log)
-            heads = self._heads
-            reset, update, digest = self._hash
-            fresh: dict[bytes, Head] = {}
-            rows: list[bytes] = []
-            metadata: list[bytes] = []
-            committed: list[Committed] = []
-            for event in events:
-                coordinate = event.coordinate
-                entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
-                head = fresh.get(entity) or heads.get(entity) or self._head(entity, sequence)
-                clock, previous = head
-                if clock > MAX_CLOCK:
-                    raise _stream_full(coordinate)
-                event_id, flags = event.key, event.flags
-                if event_id is None:
-                    event_id = _ID.pack(
-                        hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF,
-                        0x8000000000000000 | (hlc & 0xF) << 58 | self._random58(),
-                    )
-                else:
-                    flags |= FLAG_KEYED
-                correlation, causation = event.correlation_id, event.causation_id
-                extensions = event.extensions
-                row = ROW.pack(
-                    sequence,
-                    event_id,
-                    event_id if correlation is None else _id_of(correlation, committed),
-                    causation if causation is NO_ID else _id_of(causation, committed),
-                    now,
-                    hlc,
-                    clock,
-                    event.lane,
-                    event.depth,
-                    len(extensions),
-                    event.kind,
-                    event.payload_version,
-                    flags,
-                    len(entity),
-                    len(scope),
-                    1,
-                    event.codec,
-                    len(event.envelope),
-                    0,
-                    event.content_hash,
-                    previous,
+    def _commit_locked(self, events: Sequence[Prepared]) -> list[Committed]:
+        # 1. May we write at all, and where? 2. Idempotency and 3. conditions have
+        # their place after it.
+        log = self._log
+        if self._ended or self._writing or log.end >= self._segment_max_bytes:
+            log = self._ready()
+
+        # 4. Sequence, id, HLC, clock and prev_hash for each event. Nothing is
+        # remembered before the write succeeded.
+        segment, end, sequence = log.segment, log.end, log.sequence
+        now, hlc = self._stamp(log)
+        heads = self._heads
+        reset, update, digest = self._hash
+        fresh: dict[bytes, Head] = {}
+        rows: list[bytes] = []
+        metadata: list[bytes] = []
+        committed: list[Committed] = []
+        for event in events:
+            coordinate = event.coordinate
+            entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
+            head = fresh.get(entity) or heads.get(entity) or self._head(entity, sequence)
+            clock, previous = head
+            if clock > MAX_CLOCK:
+                raise _stream_full(coordinate)
+            event_id, flags = event.key, event.flags
+            if event_id is None:
+                event_id = _ID.pack(
+                    hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF,
+                    0x8000000000000000 | (hlc & 0xF) << 58 | self._random58(),
                 )
-                meta = entity + scope + extensions
-                reset()
-                update(EVENT_PREFIX + row + meta)
-                event_hash = digest()
-                fresh[entity] = (clock + 1, event_hash)
-                rows.append(row)
-                metadata.append(meta)
-                committed.append((sequence, event_id, hlc, clock, event_hash, previous))
-                sequence += 1
-                hlc += 1
-            record, head_crc, envelope_offset = build_commit(
-                segment.salt_state,
-                end,
-                log.sequence,
-                log.prev_crc,
-                self._durable.sequence,
-                self.epoch,
-                self._flags,
-                rows,
-                metadata,
-                [event.envelope for event in events],
+            else:
+                flags |= FLAG_KEYED
+            correlation, causation = event.correlation_id, event.causation_id
+            extensions = event.extensions
+            row = ROW.pack(
+                sequence,
+                event_id,
+                event_id if correlation is None else _id_of(correlation, committed),
+                causation if causation is NO_ID else _id_of(causation, committed),
+                now,
+                hlc,
+                clock,
+                event.lane,
+                event.depth,
+                len(extensions),
+                event.kind,
+                event.payload_version,
+                flags,
+                len(entity),
+                len(scope),
+                1,
+                event.codec,
+                len(event.envelope),
+                0,
+                event.content_hash,
+                previous,
             )
+            meta = entity + scope + extensions
+            reset()
+            update(EVENT_PREFIX + row + meta)
+            event_hash = digest()
+            fresh[entity] = (clock + 1, event_hash)
+            rows.append(row)
+            metadata.append(meta)
+            committed.append((sequence, event_id, hlc, clock, event_hash, previous))
+            sequence += 1
+            hlc += 1
+        record, head_crc, envelope_offset = build_commit(
+            segment.salt_state,
+            end,
+            log.sequence,
+            log.prev_crc,
+            self._durable.sequence,
+            self.epoch,
+            self._flags,
+            rows,
+            metadata,
+            [event.envelope for event in events],
+        )
 
-            self._write(segment, record, log)
+        self._write(segment, record, log)
 
-            # 6. Findable, then published by one assignment.
-            add = self._index.add
-            row_offset = end + RECORD_HEADER_SIZE
-            meta_offset = row_offset + ROW_SIZE * len(rows)
-            for event, meta, done in zip(events, metadata, committed, strict=True):
-                coordinate = event.coordinate
-                add(
-                    done[0], done[4], row_offset, meta_offset, envelope_offset,
-                    coordinate.entity_bytes, coordinate.scope_bytes, event.kind, done[3], done[2],
-                    None if event.key is None or not is_foreign(event.key, done[2]) else event.key,
-                )  # fmt: skip
-                row_offset += ROW_SIZE
-                meta_offset += len(meta)
-                envelope_offset += len(event.envelope)
-            heads.update(fresh)
-            self._timestamp_us = now
-            self._log = Log(
-                segment, end + len(record), sequence, head_crc, hlc - 1, end, log.records + 1,
-                committed[-1][4], self.epoch,
+        # 6. Findable, then published by one assignment.
+        add = self._index.add
+        row_offset = end + RECORD_HEADER_SIZE
+        meta_offset = row_offset + ROW_SIZE * len(rows)
+        for event, meta, done in zip(events, metadata, committed, strict=True):
+            coordinate = event.coordinate
+            add(
+                done[0], done[4], row_offset, meta_offset, envelope_offset,
+                coordinate.entity_bytes, coordinate.scope_bytes, event.kind, done[3], done[2],
+                None if event.key is None or not is_foreign(event.key, done[2]) else event.key,
             )  # fmt: skip
-            self._writing = False
+            row_offset += ROW_SIZE
+            meta_offset += len(meta)
+            envelope_offset += len(event.envelope)
+        heads.update(fresh)
+        self._timestamp_us = now
+        self._log = Log(
+            segment, end + len(record), sequence, head_crc, hlc - 1, end, log.records + 1,
+            committed[-1][4], self.epoch,
+        )  # fmt: skip
+        self._writing = False
         return committed
 
     def commit_one(self, event: Prepared) -> Committed:
@@ -576,7 +579,7 @@ class Writer:
                 segment.fd, segment.allocated, max(needed - segment.allocated, 0) + step
             )
         except OSError as error:
-            logger.debug("no space reserved ahead in %s: %s", segment.path, error)
+            logger.debug("no space reserved ahead in %s: %s", segment.path, str(error))
             # Not asked again until the log has grown by as much.
             segment.allocated = needed + step
         else:
@@ -634,6 +637,8 @@ class Writer:
     def _rotate(self, log: Log) -> Log:
         """Begin a new segment; the append lock is held."""
         self._check_lock_file()
+        if log.sequence >= MAX_SEQUENCE:
+            raise BatchTooLarge("the journal is full: 2^63 events", limit=MAX_SEQUENCE)
         # The old segment ends where its log ends, durably, before the new one exists:
         # so only the newest segment can have a torn tail.
         try:
@@ -776,7 +781,7 @@ class Writer:
             self._files.pwrite(self._hint_fd, hint.encode(), 0)
         except OSError as error:
             # A witness only: without it the data are as durable as with it.
-            logger.warning("tail.hint not written: %s", error)
+            logger.warning("tail.hint not written: %s", str(error))
 
     # --- the end -------------------------------------------------------------
 
@@ -787,10 +792,11 @@ class Writer:
         """
         if self._flusher is not None:
             self._flusher.stop()
-        self.commit(last_events())
         with self._append_lock:
-            log = self._resolve(self._log) if self._writing else self._log
+            self._ready()
+            self._commit_locked(last_events())
             self._sync_once()
+            log = self._log
             chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
             pad, head_crc = build_pad(
                 log.segment.salt_state, chain, self._durable.sequence, self.epoch
@@ -816,7 +822,7 @@ class Writer:
         try:
             self._files.sync_file(self._hint_fd)
         except OSError as error:
-            logger.warning("tail.hint not synced: %s", error)
+            logger.warning("tail.hint not synced: %s", str(error))
         return final
 
     def abandon(self) -> None:
@@ -850,7 +856,7 @@ class Writer:
                 try:
                     self._files.close(fd)
                 except OSError as error:
-                    logger.debug("closing a descriptor after fork: %s", error)
+                    logger.debug("closing a descriptor after fork: %s", str(error))
         self._log.segment.fd = self._hint_fd = self._lock_fd = -1
 
 
@@ -947,7 +953,7 @@ class _Flusher:
                 self._writer.sync()
             except BatpakError as error:
                 # The journal is poisoned or closed: the next append says so.
-                logger.error("the interval sync failed: %s", error)
+                logger.error("the interval sync failed: %s", str(error))
                 return
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple
 
 from batpak.coordinate import Coordinate, Region, name_from_path
 from batpak.errors import BatchTooLarge, ImportSourceError, InvalidInput
@@ -134,7 +134,7 @@ def _ranges(store: Store, git: _Git, report: ImportReport, tip: str) -> Iterator
     report.resumed = True
     begun = _range_of(stored, git.path)
     if not git.is_ancestor(begun.tip, tip):
-        git.refuse(
+        raise git.error(
             f"commit {begun.tip[:12]}, imported before, is not in the history of "
             f"{report.source} any more",
             "the branch was rewritten, or is of another repository: "
@@ -184,19 +184,19 @@ class _Work:
         """Import what is left of a range."""
         left = self._git.count(part) - part.done
         if left < 0:
-            self._other_order()
+            raise self._other_order()
         self._total += left
         hashes = self._git.commits(part)
         if part.done and next(islice(hashes, part.done - 1, None), None) != part.last:
-            self._other_order()
+            raise self._other_order()
         while chunk := list(islice(hashes, _CHUNK)):
             changes = self._git.changes(chunk)
             for raw in self._git.read_commits(chunk):
                 part = self._add(part, raw, changes.get(raw.hash, []))
         self._flush(part)
 
-    def _other_order(self) -> NoReturn:
-        self._git.refuse(
+    def _other_order(self) -> ImportSourceError:
+        return self._git.error(
             "git lists the commits of an unfinished import in another order than before",
             "was the history made shallow or deeper meanwhile? "
             "Undo that, or import under another name with --name",
@@ -248,7 +248,7 @@ class _Work:
         for event in self._store.query(Region(entity=self._entity.entity, kind=GitCommit)):
             if _is_of(event, commit):
                 return event.event_id
-        self._git.refuse(
+        raise self._git.error(
             f"the event of commit {commit[:12]}, whose files are being imported, is missing",
             "run: batpak verify JOURNAL",
         )
@@ -318,12 +318,12 @@ class _Git:
     """Questions to one repository. Every failure is an ImportSourceError."""
 
     def __init__(self, repo: str | os.PathLike[str]) -> None:
-        self.path = os.path.realpath(os.fspath(repo))
+        self.path: str = os.path.realpath(os.fspath(repo))
         program = shutil.which("git")
         if program is None:
-            self.refuse("git is not installed", "install git, which reads the history")
+            raise self.error("git is not installed", "install git, which reads the history")
         if not os.path.isdir(self.path):
-            self.refuse("no such folder", "name the folder of a git repository")
+            raise self.error("no such folder", "name the folder of a git repository")
         self._command = [program, "--no-pager", "-C", self.path]
         # GIT_DIR and its like, set inside of hooks, would lead to another repository.
         self._environment = {
@@ -341,14 +341,14 @@ class _Git:
         code, _, said = self._try("rev-parse", "--git-dir")
         if code:
             known = "not a git repository" in said
-            self.refuse(
+            raise self.error(
                 "not a git repository" if known else f"git can't read this folder: {said}",
                 "name the top folder of a repository, or a bare one",
             )
         self.title = self._title()
 
-    def refuse(self, what: str, advice: str) -> NoReturn:
-        raise ImportSourceError(what, file=self.path, advice=advice)
+    def error(self, what: str, advice: str) -> ImportSourceError:
+        return ImportSourceError(what, file=self.path, advice=advice)
 
     def _try(self, *arguments: str) -> tuple[int, bytes, str]:
         done = subprocess.run(
@@ -363,11 +363,11 @@ class _Git:
     def _ask(self, *arguments: str) -> str:
         code, out, said = self._try(*arguments)
         if code:
-            self._failed(arguments[0], said)
+            raise self._failed(arguments[0], said)
         return os.fsdecode(out).removesuffix("\n")
 
-    def _failed(self, what: str, said: str) -> NoReturn:
-        self.refuse(f"git {what} failed: {said}", "run: git fsck")
+    def _failed(self, what: str, said: str) -> ImportSourceError:
+        return self.error(f"git {what} failed: {said}", "run: git fsck")
 
     def _title(self) -> str:
         folder = self.path
@@ -382,7 +382,7 @@ class _Git:
             branch = "HEAD" if code else os.fsdecode(out).removesuffix("\n")
             code, out, _ = self._try("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
             if code:
-                self.refuse(
+                raise self.error(
                     f"{branch} has no commits", "commit something, or name another with --branch"
                 )
             return out.decode().strip(), branch
@@ -391,7 +391,7 @@ class _Git:
             code, out, _ = self._try("rev-parse", "--verify", "--quiet", reference)
             if not code:
                 return out.decode().strip(), branch
-        self.refuse(f"no branch or tag is named {branch}", "run: git branch --all")
+        raise self.error(f"no branch or tag is named {branch}", "run: git branch --all")
 
     def is_ancestor(self, old: str, new: str) -> bool:
         # 1 says no, 128 that a commit is not there: both times the history is another.
@@ -419,7 +419,7 @@ class _Git:
                 name, _, rest = answer.readline().partition(b" ")
                 kind, _, size = rest.partition(b" ")
                 if name.decode() != wanted or kind != b"commit":
-                    self.refuse(f"commit {wanted} can't be read", "run: git fsck")
+                    raise self.error(f"commit {wanted} can't be read", "run: git fsck")
                 yield _parse_commit(wanted, answer.read(int(size)))
                 answer.read(1)
 
@@ -462,7 +462,7 @@ class _Git:
                 check=False,
             )
         if done.returncode:
-            self._failed(arguments[0], done.stderr.decode("utf-8", "replace").strip())
+            raise self._failed(arguments[0], done.stderr.decode("utf-8", "replace").strip())
         out.seek(0)
 
 

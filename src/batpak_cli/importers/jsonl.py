@@ -18,7 +18,7 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from blake3 import blake3
 
@@ -113,16 +113,22 @@ def import_jsonl(
     if batch_events < 1 or max_line_bytes < 2:
         raise InvalidInput("a batch has at least one event, a line two bytes", field="batch_events")
     name = name_from_path(os.path.basename(os.fsencode(path)), prefix="jsonl:")
+    if source is not None and not source.isprintable():
+        raise InvalidInput("a source's name is printable text", field="source", value=source)
     report = ImportReport(source or name)
     with _open(path) as file:
-        work = _Work(store, file, os.fspath(path), mapping or JsonlMapping(), name, report)
-        work.skip_bad, work.batch_events, work.max_line_bytes = (
-            skip_bad,
-            batch_events,
-            max_line_bytes,
-        )
-        work.progress = progress
-        work.run()
+        _Work(
+            store,
+            file,
+            os.fspath(path),
+            mapping or JsonlMapping(),
+            name,
+            report,
+            skip_bad=skip_bad,
+            batch_events=batch_events,
+            max_line_bytes=max_line_bytes,
+            progress=progress,
+        ).run()
     report.seconds = time.perf_counter() - began
     return report
 
@@ -147,11 +153,6 @@ def _open(path: str | os.PathLike[str]) -> IO[bytes]:
 class _Work:
     """One run over one file."""
 
-    skip_bad = False
-    batch_events = 1000
-    max_line_bytes = MAX_LINE_BYTES
-    progress: Progress | None = None
-
     def __init__(
         self,
         store: Store,
@@ -160,6 +161,11 @@ class _Work:
         mapping: JsonlMapping,
         name: str,
         report: ImportReport,
+        *,
+        skip_bad: bool,
+        batch_events: int,
+        max_line_bytes: int,
+        progress: Progress | None,
     ) -> None:
         self._store = store
         self._file = file
@@ -167,6 +173,10 @@ class _Work:
         self._mapping = mapping
         self._name = name
         self._report = report
+        self._skip_bad = skip_bad
+        self._batch_events = batch_events
+        self._max_line_bytes = max_line_bytes
+        self._progress = progress
         self._batch: list[tuple[int, Item]] = []
         self._bytes = 0
         # How far lines were looked at; the position of the batch that is being filled.
@@ -178,31 +188,32 @@ class _Work:
         self._resume()
         size = os.fstat(self._file.fileno()).st_size
         for line in self._read(size):
+            if not line.closed and not self._text_of(line).strip():
+                break  # the start of a line that is still to come
             if not self._take(line):
                 self._report.incomplete = True
                 break
             self._offset, self._mid_line = line.end, not line.closed
             self._lines += line.closed
-            if len(self._batch) >= self.batch_events or self._bytes >= _BATCH_BYTES:
+            if len(self._batch) >= self._batch_events or self._bytes >= _BATCH_BYTES:
                 self._flush(size)
         self._flush(size)
 
     def _take(self, line: _Line) -> bool:
         """Judge a line; False leaves it, and what follows, for the next run."""
-        data = line.data
-        if line.number == 1 and not line.end - len(data):
-            data = data.removeprefix(_BOM)
+        data = self._text_of(line)
         if not data.strip():
             return True
         self._report.read += 1
         try:
             if line.too_long:
-                raise NotJson(f"longer than {self.max_line_bytes} bytes")
+                raise NotJson(f"longer than {self._max_line_bytes} bytes")
             if self._mid_line:
                 raise NotJson("text follows the object that was imported from this line")
             item = self._item(data)
         except (NotJson, InvalidInput) as error:
-            if not line.closed and not line.too_long and _may_go_on(data):
+            unfinished = isinstance(error, NotJson) and error.may_go_on
+            if unfinished and not line.closed and _begins_an_object(data):
                 self._report.read -= 1
                 return False
             self._bad(line.number, error)
@@ -211,20 +222,26 @@ class _Work:
             self._bytes += len(data)
         return True
 
+    @staticmethod
+    def _text_of(line: _Line) -> bytes:
+        at_start = line.end == len(line.data)
+        return line.data.removeprefix(_BOM) if at_start else line.data
+
     def _item(self, data: bytes) -> Item:
         value = parse(data)
         if not isinstance(value, dict):
             raise NotJson("not an object: every line has to be one, {…}")
-        where = self._mapping.coordinate(value, self._name)  # type: ignore[arg-type]  # JSON's keys are text
+        fields = cast("dict[str, Any]", value)
+        where = self._mapping.coordinate(fields, self._name)
         # The same bytes as append() would make, so that an error is the line's own.
-        return Item.raw(where, self._mapping.kind, canonical.encode(value))
+        return Item.raw(where, self._mapping.kind, canonical.encode(fields))
 
     def _bad(self, number: int, error: NotJson | InvalidInput) -> None:
         reason = error.what if isinstance(error, InvalidInput) else str(error)
         place = getattr(error, "path", None)
         if place:
             reason = f"{reason} at {place}"
-        if not self.skip_bad:
+        if not self._skip_bad:
             raise ImportSourceError(
                 f"line {number} can't be imported: {reason}",
                 file=self._path,
@@ -254,8 +271,8 @@ class _Work:
             self._report.events += len(self._batch)
             self._report.batches += 1
             self._batch, self._bytes = [], 0
-        if self.progress is not None:
-            self.progress(self._offset, size)
+        if self._progress is not None:
+            self._progress(self._offset, size)
 
     def _position(self) -> _Position:
         window = min(self._offset, _WINDOW)
@@ -273,10 +290,10 @@ class _Work:
         try:
             position = _Position(**stored)
             same = self._hash(position.offset, position.window) == position.hash
-        except (TypeError, OSError) as error:
+        except (TypeError, OSError, OverflowError) as error:
             raise self._other_file("the journal's note about it is not a JSONL import's") from error
         if not same:
-            raise self._other_file("what stands before its line " f"{position.lines + 1} changed")
+            raise self._other_file(f"what stands before its line {position.lines + 1} changed")
         self._report.resumed = True
         self._offset, self._lines = position.offset, position.lines
         self._mid_line = position.mid_line
@@ -294,13 +311,13 @@ class _Work:
         offset, number = self._offset, self._lines + 1
         while offset < size:
             room = size - offset
-            data = self._file.readline(min(self.max_line_bytes + 1, room))
+            data = self._file.readline(min(self._max_line_bytes + 1, room))
             if not data:
                 return  # the file was cut short meanwhile
             offset += len(data)
             closed = data.endswith(b"\n")
-            too_long = len(data) > self.max_line_bytes + closed
-            while not closed and len(data) > self.max_line_bytes and offset < size:
+            too_long = len(data) > self._max_line_bytes + closed
+            while not closed and len(data) > self._max_line_bytes and offset < size:
                 rest = self._file.readline(min(1 << 20, size - offset))
                 if not rest:
                     break
@@ -310,18 +327,17 @@ class _Work:
             number += 1
 
 
-_BEGINS_AN_OBJECT = re.compile(rb"\s*\{[^\x00-\x08\x0b\x0c\x0e-\x1f]*\Z")
-
-
-def _may_go_on(data: bytes) -> bool:
-    """Whether an unfinished last line can still become an object's line."""
-    if not _BEGINS_AN_OBJECT.match(data):
+def _begins_an_object(data: bytes) -> bool:
+    """Whether bytes that are no JSON can still become an object: no other kind of file."""
+    if not re.match(rb"\s*\{[^\x00-\x08\x0b\x0c\x0e-\x1f]*\Z", data):
         return False
-    for missing in range(4):
-        # The end may cut a character of up to four bytes.
-        try:
-            data[: len(data) - missing].decode()
-        except UnicodeDecodeError:
-            continue
-        return True
-    return False
+    # The end may cut a character of up to four bytes.
+    return any(_is_utf8(data[: len(data) - missing]) for missing in range(4))
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

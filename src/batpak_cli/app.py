@@ -1,0 +1,166 @@
+"""The program `batpak`: its commands, and what becomes of errors and broken pipes.
+
+Exit codes: 0 good, 1 a finding, 2 usage, 3 damaged, 4 locked, 5 refused, not found or
+unavailable, 70 a fault of this program, 130 Ctrl-C, 141 the reader of the output left.
+Commands load what they need when they run, so that `batpak --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from batpak.errors import BatpakError
+from batpak_cli import checking, reading, shapes, terminal, writing
+from batpak_cli.arguments import WANTS_JSON
+
+__all__ = ["EXIT_CODES", "app", "main"]
+
+EXIT_CODES = {
+    0: "good",
+    1: "a finding: the command worked, and what it checked is not in order",
+    2: "usage: an option or argument is wrong",
+    3: "damaged: stored bytes are not what was written",
+    4: "locked: another process writes to the journal",
+    5: "refused, not found or unavailable",
+    70: "a fault of this program; the traceback says where",
+    130: "interrupted with Ctrl-C",
+    141: "the reader of the output went away, as in `batpak export … | head`",
+}
+
+
+class _Program(TyperGroup):
+    """Turns errors into a line, or with --json into an object, and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BatpakError as failure:
+            _flush()
+            _tell(failure, as_json=bool(ctx.meta.get(WANTS_JSON)))
+            raise typer.Exit(failure.exit_code) from failure
+        except BrokenPipeError as left:
+            _silence()
+            raise typer.Exit(141) from left
+        return result
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+
+
+def _silence() -> None:
+    # What is still buffered has nobody to go to; at exit Python would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(failure: BatpakError, *, as_json: bool) -> None:
+    if as_json:
+        print(shapes.line({"error": shapes.error(failure)}), file=sys.stderr)
+    else:
+        print(terminal.failure_line(failure), file=sys.stderr)
+
+
+HELP = """Keep an append-only journal that proves what it holds.
+
+JOURNAL is a directory. Reading works beside a live writer and changes nothing.
+
+\b
+Example:
+  batpak init journal
+  batpak append journal player:alice room:dungeon --json-payload '{"x": 10}'
+  batpak log journal
+  batpak verify journal
+
+\b
+Exit codes:
+  """ + "\n  ".join(f"{code:>3}  {what}" for code, what in EXIT_CODES.items())
+
+app = typer.Typer(
+    cls=_Program,
+    name="batpak",
+    help=HELP,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_imports = typer.Typer(
+    name="import",
+    help="Add what a foreign source has and the journal has not.",
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _program(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        import batpak
+
+        print(f"batpak {batpak.__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit
+
+
+def demo(
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Leave the journals in this new directory.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Show it all: import, read, verify, kill, tamper, catch.
+
+    Takes some seconds and changes nothing outside of a directory of its own. Exits with
+    1 when something that it set out to prove did not hold.
+
+    \b
+    Example:
+      batpak demo
+    """
+    from batpak_cli.demo import run
+
+    raise typer.Exit(run(keep=keep))
+
+
+for _name, _command in (
+    ("demo", demo),
+    ("init", writing.init),
+    ("append", writing.append),
+    ("log", reading.log),
+    ("show", reading.show),
+    ("tail", reading.tail),
+    ("query", reading.query),
+    ("stats", reading.stats),
+    ("verify", checking.verify),
+    ("export", reading.export),
+    ("repair", checking.repair),
+):
+    app.command(_name)(_command)
+app.add_typer(_imports)
+_imports.command("jsonl")(writing.import_jsonl)
+_imports.command("git")(writing.import_git)
+
+
+def main() -> None:
+    """Run the program with the arguments of this process; never returns."""
+    try:
+        app(prog_name="batpak")
+    except Exception:  # noqa: BLE001  # Python's own code 1 would say that a check found something
+        traceback.print_exc()
+        sys.exit(70)

@@ -1,0 +1,160 @@
+"""Arguments that several commands share, and how their texts become values.
+
+A text that can't be read is a usage error (exit 2); a value that the journal refuses
+is the journal's own error.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import batpak
+from batpak.errors import JournalCorrupt, KindError, NotAJournal
+from batpak.kinds import Category, EventKind
+
+if TYPE_CHECKING:
+    from batpak import Region, Store
+
+__all__ = [
+    "WANTS_JSON",
+    "AfterOption",
+    "CategoryOption",
+    "ClockOption",
+    "EntityOption",
+    "Journal",
+    "JsonOption",
+    "KindOption",
+    "ScopeOption",
+    "open_to_write",
+    "parse_id",
+    "parse_kind",
+    "parse_region",
+]
+
+WANTS_JSON = "batpak.json"
+"""Key of the context's `meta` that says in which form errors are told."""
+
+Journal = Annotated[
+    str, typer.Argument(metavar="JOURNAL", help="The journal's directory.", show_default=False)
+]
+
+
+def _remember(ctx: typer.Context, value: bool) -> bool:
+    # Errors are told far from here, and in the same form as results.
+    ctx.meta[WANTS_JSON] = value
+    return value
+
+
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=_remember, help="Print JSON for programs instead of text for people."
+    ),
+]
+EntityOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="This entity and all below it (NAME:…).")
+]
+ScopeOption = Annotated[str | None, typer.Option(metavar="NAME", help="Exactly this scope.")]
+KindOption = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Exactly this kind, such as 0xF001.")
+]
+CategoryOption = Annotated[
+    str | None, typer.Option(metavar="N", help="All kinds of this category, 0x0 to 0xF.")
+]
+ClockOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A:B", help="Places A to B in each entity's stream, both included; A: and :B too."
+    ),
+]
+AfterOption = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Only events after sequence N.")
+]
+
+_MAX_CLOCK = (1 << 32) - 1
+
+
+def _number(option: str, text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a number; write 0xF001 or 61441", param_hint=option
+        ) from error
+
+
+def parse_kind(text: str, option: str = "--kind") -> EventKind:
+    """A kind from hex or decimal digits, reserved ones too. Raises BadParameter."""
+    try:
+        return EventKind.from_raw(_number(option, text))
+    except KindError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def parse_id(text: str) -> bytes:
+    """The 16 bytes of an id in any of its texts: event:…, causation:…, correlation:….
+
+    An event is named by the same bytes wherever it appears. Raises IdError.
+    """
+    from batpak.ids import CausationId, CorrelationId, EventId
+
+    kinds = {"causation": CausationId, "correlation": CorrelationId}
+    return kinds.get(text.partition(":")[0], EventId).parse(text).bytes
+
+
+def parse_region(
+    entity: str | None, scope: str | None, kind: str | None, category: str | None, clock: str | None
+) -> Region:
+    """The region of these options. Raises BadParameter, InvalidInput."""
+    chosen: EventKind | Category | None = None
+    if kind is not None and category is not None:
+        raise typer.BadParameter("--kind and --category exclude each other")
+    if kind is not None:
+        chosen = parse_kind(kind)
+    elif category is not None:
+        try:
+            chosen = Category(_number("--category", category))
+        except KindError as error:
+            raise typer.BadParameter(str(error), param_hint="--category") from error
+    return batpak.Region(
+        entity=entity, scope=scope, kind=chosen, clock=None if clock is None else _clocks(clock)
+    )
+
+
+def _clocks(text: str) -> tuple[int, int]:
+    first, colon, last = text.partition(":")
+    try:
+        if not colon:
+            return int(first), int(first)
+        return int(first or 0), int(last or _MAX_CLOCK)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a range; write 10:20", param_hint="--clock"
+        ) from error
+
+
+def open_to_write(path: str) -> Store:
+    """Open an existing journal for writing. Raises as `Store.open`, and NotAJournal.
+
+    Store.open would make a journal; a command that is given a mistyped path must not.
+    """
+    from batpak.journal.layout import Layout
+
+    layout = Layout(path)
+    if not os.path.lexists(layout.identity):
+        if os.path.isdir(layout.segments) and os.listdir(layout.segments):
+            raise JournalCorrupt(
+                "segments without journal.json: whose they are is not known",
+                file=layout.identity,
+                reason="no-identity",
+                advice="restore journal.json from a snapshot",
+            )
+        raise NotAJournal(
+            "there is no journal here",
+            file=layout.root,
+            advice=f"check the path, or create one with: batpak init {path}",
+        )
+    return batpak.Store.open(path)

@@ -1,0 +1,309 @@
+"""What `--json` prints, as plain values of JSON; each shape's fields are documented here.
+
+JSON knows neither bytes nor maps with other keys than text, so plain payloads get four
+marks, each an object with a single key: see `MARKS`. Nothing else is changed: numbers
+keep all their digits, also those that a reader with 64-bit floats would round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+from batpak.errors import BatpakError
+
+if TYPE_CHECKING:
+    from batpak import Event, Finding, Stats, VerifyReport
+    from batpak.engine.repair import Diagnosis
+    from batpak_cli.importers.report import ImportReport
+
+__all__ = [
+    "EVENT_FIELDS",
+    "MARKS",
+    "SHAPES",
+    "as_json",
+    "diagnosis",
+    "error",
+    "event",
+    "finding",
+    "imported",
+    "line",
+    "stats",
+    "verified",
+]
+
+MARKS = {
+    '{"$bytes": "00ff"}': "bytes, as hex",
+    '{"$float": "nan"}': "a float that JSON can't write: `nan`, `inf` or `-inf`",
+    '{"$map": [[key, value], …]}': "a map with keys that are not text, or begin with `$`",
+    '{"$raw": "00ff"}': "a whole payload that is not canonical MessagePack, as hex",
+}
+
+EVENT_FIELDS = {
+    "sequence": "place in the journal, from 0",
+    "event_id": "`event:` and 32 hex digits",
+    "entity": "whose event it is",
+    "scope": "where it happened",
+    "kind": "`0x` and 4 hex digits",
+    "time": "when it was appended, UTC, to the microsecond",
+    "timestamp_us": "the same, in microseconds since 1970",
+    "hlc": "hybrid logical clock, strictly increasing",
+    "clock": "place in the entity's stream, from 0",
+    "lane": "the caller's label",
+    "depth": "the caller's label",
+    "flags": "bits; 0x100: the id is an idempotency key",
+    "correlation_id": "shared by a conversation",
+    "causation_id": "the event that caused this one, or null",
+    "payload_version": "version of the payload's class, 0 for untyped",
+    "payload_state": "`present`, `erased`, `shredded` or `detached`",
+    "payload": "the plain value, with the marks below; null when it is not present",
+    "extensions": "name to bytes as hex",
+    "commitment": "hash of the stored envelope, hex",
+    "prev_hash": "hash of the entity's event before, hex; zeros for its first",
+    "event_hash": "the event's hash, hex",
+}
+
+FINDING_FIELDS = {
+    "code": "what is wrong, kebab-case, stable",
+    "file": "the file, or the empty text",
+    "offset": "byte in the file, or null",
+    "sequence": "event, or null",
+    "message": "what, where, what to do",
+    "expected": "what should be there, or null",
+    "found": "what is there, or null",
+}
+
+SHAPES = {
+    "event": EVENT_FIELDS,
+    "finding": FINDING_FIELDS,
+    "init": {
+        "path": "the journal's directory",
+        "journal_id": "its UUID",
+        "origin": "its name in checkpoints",
+        "created": "false when it was there already",
+    },
+    "import": {
+        "source": "the name that the journal knows the source by",
+        "resumed": "whether an earlier run had imported from it",
+        "read": "lines or commits read by this run",
+        "events": "events added by this run",
+        "batches": "commits to the journal",
+        "skipped": "bad lines left out",
+        "incomplete": "whether an unfinished last line was left for the next run",
+        "bad": "the first 20 bad lines: `line` and `reason`",
+        "seconds": "how long it took",
+        "events_per_second": "how fast",
+    },
+    "verify": {
+        "ok": "whether nothing was found",
+        "level": "`chain` or `full`",
+        "events": "events checked",
+        "records": "commits checked",
+        "segments": "files checked",
+        "bytes": "bytes of log checked",
+        "seconds": "how long it took",
+        "root": "Merkle root over the event hashes, hex, or null",
+        "findings": "a list of findings",
+    },
+    "stats": {
+        "path": "the journal's directory",
+        "journal_id": "its UUID",
+        "origin": "its name in checkpoints",
+        "events": "how many",
+        "segments": "files of log",
+        "segment_bytes": "their bytes, without space reserved ahead",
+        "entities": "how many",
+        "scopes": "how many",
+        "kinds": "kind to number of events",
+        "first_time": "UTC, or null",
+        "last_time": "UTC, or null",
+    },
+    "export": {
+        "events": "lines written",
+        "file": "where to; null for standard output",
+        "seconds": "how long it took",
+    },
+    "diagnosis": {
+        "state": "`healthy`, `torn` (the next writer cuts a tail that was never durable) "
+        "or `damaged`",
+        "events": "events before the first damage, all readable",
+        "file": "where the first damage begins, or the log's end",
+        "offset": "byte in that file",
+        "reason": "why the bytes there are no record",
+        "lost_until": "exclusive bound of what was durable; `events` when nothing is lost",
+        "witness": "what knows of that bound",
+        "bytes_behind": "bytes from there on that are not zero",
+        "explanation": "the same, for people",
+        "choices": "what can be done",
+    },
+    "repair": {
+        "destination": "the repaired copy",
+        "kept": "events that it has from the source",
+        "lost_from": "first sequence that it accepts as lost",
+        "lost_until": "the bound behind the last one",
+        "quarantined": "files of the copy that hold what was set aside",
+    },
+    "error": {
+        "code": "kebab-case, stable",
+        "what": "what happened",
+        "advice": "what to do, or the empty text",
+        "retryable": "whether the same command may succeed later",
+        "exit_code": "the command's exit code",
+        "facts": "the error's own fields, such as `file`, `offset`, `line`",
+    },
+}
+
+
+def line(value: Any) -> str:
+    """One line of JSON. What is no UTF-8 (a file name, perhaps) is written as escapes."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False)
+    return text
+
+
+def as_json(value: Any) -> Any:
+    """A plain payload as JSON, with the marks of `MARKS`."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"$bytes": value.hex()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(value)}
+    if isinstance(value, list):
+        return [as_json(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        entries = cast("dict[Any, Any]", value)
+        if all(isinstance(key, str) and not key.startswith("$") for key in entries):
+            return {key: as_json(item) for key, item in entries.items()}
+        return {"$map": [[as_json(key), as_json(item)] for key, item in entries.items()]}
+    return value
+
+
+def _payload(stored: Event) -> Any:
+    if stored.payload_state.value != "present":
+        return None
+    try:
+        return as_json(stored.value)
+    except BatpakError:
+        # Bytes as given to append_raw need not be MessagePack.
+        return {"$raw": stored.raw.hex()}
+
+
+def event(stored: Event) -> dict[str, Any]:
+    """The fields of EVENT_FIELDS."""
+    where = stored.coordinate
+    cause = stored.causation_id
+    return {
+        "sequence": stored.sequence,
+        "event_id": str(stored.event_id),
+        "entity": where.entity,
+        "scope": where.scope,
+        "kind": str(stored.kind),
+        "time": stored.time.isoformat(timespec="microseconds"),
+        "timestamp_us": stored.timestamp_us,
+        "hlc": stored.hlc,
+        "clock": stored.clock,
+        "lane": stored.lane,
+        "depth": stored.depth,
+        "flags": stored.flags,
+        "correlation_id": str(stored.correlation_id),
+        "causation_id": None if cause is None else str(cause),
+        "payload_version": stored.payload_version,
+        "payload_state": stored.payload_state.value,
+        "payload": _payload(stored),
+        "extensions": {name: bytes(data).hex() for name, data in stored.extensions.items()},
+        "commitment": stored.commitment.hex(),
+        "prev_hash": stored.prev_hash.hex(),
+        "event_hash": stored.event_hash.hex(),
+    }
+
+
+def finding(found: Finding) -> dict[str, Any]:
+    """The fields of FINDING_FIELDS."""
+    return {
+        "code": found.code,
+        "file": found.file,
+        "offset": found.offset,
+        "sequence": found.sequence,
+        "message": found.message,
+        "expected": _fact(found.expected),
+        "found": _fact(found.found),
+    }
+
+
+def verified(report: VerifyReport, findings: list[Finding]) -> dict[str, Any]:
+    """The shape "verify"; `findings` are the report's and what opening met."""
+    return {
+        "ok": not findings,
+        "level": report.level,
+        "events": report.events,
+        "records": report.records,
+        "segments": report.segments,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 6),
+        "root": None if report.root is None else report.root.hex(),
+        "findings": [finding(found) for found in findings],
+    }
+
+
+def stats(path: str, journal_id: object, origin: str, numbers: Stats) -> dict[str, Any]:
+    """The shape "stats"."""
+    first, last = numbers.first_time, numbers.last_time
+    return {
+        "path": path,
+        "journal_id": str(journal_id),
+        "origin": origin,
+        "events": numbers.events,
+        "segments": numbers.segments,
+        "segment_bytes": numbers.segment_bytes,
+        "entities": numbers.entities,
+        "scopes": numbers.scopes,
+        "kinds": {str(kind): number for kind, number in numbers.kinds.items()},
+        "first_time": None if first is None else first.isoformat(timespec="microseconds"),
+        "last_time": None if last is None else last.isoformat(timespec="microseconds"),
+    }
+
+
+def imported(report: ImportReport) -> dict[str, Any]:
+    """The shape "import"."""
+    return {
+        "source": report.source,
+        "resumed": report.resumed,
+        "read": report.read,
+        "events": report.events,
+        "batches": report.batches,
+        "skipped": report.skipped,
+        "incomplete": report.incomplete,
+        "bad": [{"line": bad.line, "reason": bad.reason} for bad in report.bad],
+        "seconds": round(report.seconds, 6),
+        "events_per_second": round(report.per_second, 1),
+    }
+
+
+def diagnosis(found: Diagnosis) -> dict[str, Any]:
+    """The shape "diagnosis"."""
+    plain = {name: _fact(getattr(found, name)) for name in SHAPES["diagnosis"]}
+    return plain | {"choices": list(found.choices)}
+
+
+def error(failure: BatpakError) -> dict[str, Any]:
+    """The shape "error"."""
+    return {
+        "code": failure.code,
+        "what": failure.what,
+        "advice": failure.advice,
+        "retryable": failure.retryable,
+        "exit_code": failure.exit_code,
+        "facts": {key: _fact(value) for key, value in failure.facts.items() if value is not None},
+    }
+
+
+def _fact(value: Any) -> Any:
+    """A field of an error or finding; what JSON has no form for as text."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
