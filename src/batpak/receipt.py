@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -121,15 +121,11 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     """
 
     journal_id: UUID
-    _event_id: bytes
-    sequence: int
+    _place: tuple[int, bytes, int, int, bytes, bytes]
+    """Sequence, id, HLC, clock, event hash, prev_hash: what the commit gave the event."""
     coordinate: Coordinate
     _kind: int
-    hlc: int
-    clock: int
     commitment: bytes
-    event_hash: bytes
-    prev_hash: bytes
     extensions: Mapping[str, bytes] = _NO_EXTENSIONS
     durable: bool = False
     replayed: bool = False
@@ -139,7 +135,32 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     @property
     def event_id(self) -> EventId:
         """The event's id, or its idempotency key."""
-        return EventId.from_bytes(self._event_id)
+        return EventId.from_bytes(self._place[1])
+
+    @property
+    def sequence(self) -> int:
+        """The event's place in the journal."""
+        return self._place[0]
+
+    @property
+    def hlc(self) -> int:
+        """The event's hybrid logical clock."""
+        return self._place[2]
+
+    @property
+    def clock(self) -> int:
+        """The event's place in its entity's stream."""
+        return self._place[3]
+
+    @property
+    def event_hash(self) -> bytes:
+        """The hash that binds the event to everything it says: 32 bytes."""
+        return self._place[4]
+
+    @property
+    def prev_hash(self) -> bytes:
+        """Event hash of the entity's previous event; zeros for its first."""
+        return self._place[5]
 
     @property
     def kind(self) -> EventKind:
@@ -149,11 +170,7 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AppendReceipt):
             return NotImplemented
-        return (
-            self.event_hash == other.event_hash
-            and self.journal_id == other.journal_id
-            and self._fields() == other._fields()
-        )
+        return self._fields() == other._fields()
 
     def __hash__(self) -> int:
         return hash(self.event_hash)
@@ -167,8 +184,8 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     def _fields(self) -> tuple[Any, ...]:
         return (
-            self._event_id, self.sequence, self.coordinate, self._kind, self.hlc, self.clock,
-            self.commitment, self.prev_hash, dict(self.extensions),
+            self.journal_id, self._place, self.coordinate, self._kind, self.commitment,
+            dict(self.extensions),
         )  # fmt: skip
 
     def to_json(self) -> str:
@@ -210,15 +227,17 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
             ) from error
         return cls(
             journal_id,
-            EventId.parse(plain.event_id).bytes,
-            plain.sequence,
+            (
+                plain.sequence,
+                EventId.parse(plain.event_id).bytes,
+                plain.hlc,
+                plain.clock,
+                _unhex("event_hash", plain.event_hash, 32),
+                _unhex("prev_hash", plain.prev_hash, 32),
+            ),
             Coordinate(plain.entity, plain.scope),
             plain.kind,
-            plain.hlc,
-            plain.clock,
             _unhex("commitment", plain.commitment, 32),
-            _unhex("event_hash", plain.event_hash, 32),
-            _unhex("prev_hash", plain.prev_hash, 32),
             MappingProxyType({k: _unhex(k, v, None) for k, v in plain.extensions.items()}),
             plain.durable,
             plain.replayed,
@@ -227,15 +246,21 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
         )
 
 
+_Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Hlc = Annotated[int, msgspec.Meta(ge=0)]
+_U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_U16 = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
+
+
 class _ReceiptJson(msgspec.Struct, forbid_unknown_fields=False):
     journal_id: str
     event_id: str
-    sequence: int
+    sequence: _Sequence
     entity: str
     scope: str
-    kind: int
-    hlc: int
-    clock: int
+    kind: _U16
+    hlc: _Hlc
+    clock: _U32
     commitment: str
     event_hash: str
     prev_hash: str

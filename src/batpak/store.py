@@ -823,11 +823,9 @@ class Store(_Reading):
     def _commit_one(self, event: Prepared, durable: bool) -> AppendReceipt:
         done = self._writer.commit_one(event)
         is_durable = self._settle((event,), (done,), durable)
-        sequence, event_id, hlc, clock, event_hash, prev_hash = done
         extensions = event.extensions
         return AppendReceipt(
-            self._journal_id, event_id, sequence, event.coordinate, event.kind, hlc, clock,
-            event.content_hash, event_hash, prev_hash,
+            self._journal_id, done, event.coordinate, event.kind, event.content_hash,
             decode_extensions(extensions) if extensions else _NO_EXTENSIONS, is_durable,
         )  # fmt: skip
 
@@ -858,14 +856,11 @@ class Store(_Reading):
         return tuple(
             [
                 AppendReceipt(
-                    journal_id, event_id, sequence, event.coordinate, event.kind, hlc, clock,
-                    event.content_hash, event_hash, prev_hash,
+                    journal_id, done, event.coordinate, event.kind, event.content_hash,
                     decode_extensions(event.extensions) if event.extensions else _NO_EXTENSIONS,
                     is_durable,
                 )
-                for event, (sequence, event_id, hlc, clock, event_hash, prev_hash) in zip(
-                    events, committed, strict=True
-                )
+                for event, done in zip(events, committed, strict=True)
             ]
         )  # fmt: skip
 

@@ -39,23 +39,19 @@ def verify(
         terminal.Bar("verify", unit="bytes", quiet=json) as bar,
     ):
         report = store.verify(level, progress=bar)
-        seen = {(found.file, found.offset) for found in report.findings}
-        # Damage behind what a reader can see stops opening short, and verify with it.
-        behind = [f for f in store.open_report.findings if (f.file, f.offset) not in seen]
-    findings = [*report.findings, *behind]
     if json:
-        terminal.emit(shapes.verified(report, findings))
+        terminal.emit(shapes.verified(report))
     else:
-        for found in findings:
+        for found in report.findings:
             terminal.say_finding(found)
         root = "" if report.root is None else f", root {report.root.hex()}"
-        judged = terminal.counted(len(findings), "finding") if findings else "ok"
+        judged = "ok" if report.ok else terminal.counted(len(report.findings), "finding")
         print(
             f"{judged}: {terminal.counted(report.events, 'event')} "
             f"in {terminal.counted(report.segments, 'segment')}, "
             f"level {report.level}, {report.seconds:.2f} s{root}"
         )
-    if findings:
+    if not report.ok:
         raise typer.Exit(1)
 
 

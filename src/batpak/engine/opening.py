@@ -151,7 +151,7 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
         for pool in pools:
             pool.close()
         for fd in opened_fds:
-            files.close(fd)
+            let_go(files, fd)
         raise
 
 
@@ -398,14 +398,14 @@ def _take_lock(files: Files, layout: Layout) -> int:
         if ours.st_nlink > 1:
             # A hard-linked copy would share our lock, and we its file: make our own.
             old, fd = fd, _fresh_lock(files, layout)
-            files.close(old)
+            let_go(files, old)
         files.truncate(fd, 0)
         write_all(files, fd, f"{os.getpid()}\n".encode(), 0)
     except OSError as error:
-        files.close(fd)
+        let_go(files, fd)
         raise refusal(error, "can't lock the journal", layout.lock) from error
     except BaseException:
-        files.close(fd)
+        let_go(files, fd)
         raise
     return fd
 
@@ -418,7 +418,7 @@ def _fresh_lock(files: Files, layout: Layout) -> int:
             raise _locked(files, layout, fd)
         files.rename(temporary, layout.lock)
     except BaseException:
-        files.close(fd)
+        let_go(files, fd)
         raise
     return fd
 
@@ -608,7 +608,7 @@ def _open_hint(
             write_all(files, fd, hint.encode(), 0)
             files.sync_file(fd)
         except BaseException:
-            files.close(fd)
+            let_go(files, fd)
             raise
         return fd
     except OSError as error:

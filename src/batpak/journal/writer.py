@@ -315,8 +315,6 @@ class Writer:
         Returns before durability: see `settle`. Raises EntityClockOverflow,
         BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
         """
-        if len(events) > 1:
-            _check_size(events)
         with self._append_lock:
             return self._commit_locked(events)
 
@@ -387,6 +385,8 @@ class Writer:
             committed.append((sequence, event_id, hlc, clock, event_hash, previous))
             sequence += 1
             hlc += 1
+        envelopes = [event.envelope for event in events]
+        _check_size(sum(map(len, metadata)) + sum(map(len, envelopes)), len(events))
         record, head_crc, envelope_offset = build_commit(
             segment.salt_state,
             end,
@@ -397,7 +397,7 @@ class Writer:
             self._flags,
             rows,
             metadata,
-            [event.envelope for event in events],
+            envelopes,
         )
 
         self._write(segment, record, log)
@@ -875,18 +875,11 @@ def _stream_full(coordinate: Coordinate) -> EntityClockOverflow:
     )
 
 
-def _check_size(events: Sequence[Prepared]) -> None:
+def _check_size(names_and_envelopes: int, count: int) -> None:
     """Raises BatchTooLarge unless the events fit one record."""
-    size = sum(
-        ROW_SIZE
-        + len(e.coordinate.entity_bytes)
-        + len(e.coordinate.scope_bytes)
-        + len(e.extensions)
-        + len(e.envelope)
-        for e in events
-    )
+    size = names_and_envelopes + ROW_SIZE * count
     # Reserved room keeps a later erasure's table of stored lengths inside the limit.
-    limit = MAX_RECORD_BYTES - 24 - 4 * len(events)
+    limit = MAX_RECORD_BYTES - 24 - 4 * count
     if size > limit:
         raise BatchTooLarge(
             f"the commit has {size} bytes", limit=limit, advice="split it into several"

@@ -18,7 +18,7 @@ from batpak.ids import EventId
 from batpak.store import Store
 from batpak_cli.demo.writer import WHERE
 
-__all__ = ["Killed", "kill_a_writer"]
+__all__ = ["Killed", "is_there", "kill_a_writer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def kill_a_writer(journal: Path, attempt: int, after: int) -> Killed:
     """
     acknowledged = _run_and_kill(journal, attempt, after)
     with Store.open(journal) as store:
-        missing = sum(not _is_there(store, attempt, line) for line in acknowledged)
+        missing = sum(not is_there(store, attempt, line) for line in acknowledged)
         there = sum(event.depth == attempt for event in store.entity(WHERE.entity))
         cut = store.open_report.cut
         return Killed(
@@ -64,7 +64,8 @@ def kill_a_writer(journal: Path, attempt: int, after: int) -> Killed:
         )
 
 
-def _is_there(store: Store, attempt: int, line: str) -> bool:
+def is_there(store: Store, attempt: int, line: str) -> bool:
+    """Whether what a line of the writer acknowledges is what the journal holds."""
     sequence, event_id, number = line.split()
     try:
         event = store.get(EventId.parse(event_id))
