@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`contenders[0]` is batpak. Events: `share` of those asked for, bounded by `least` and `cap`."""
+    """`contenders[0]` is batpak. Events: `share` of those asked for, within `least` … `cap`."""
 
     name: str
     title: str
@@ -132,12 +132,14 @@ SCENARIOS: Final = (
     ),
     Scenario(
         "disk-batch-segment", "disk: segment, batches of 100", "disk", "B/event", "lower",
-        (Contender("batpak", fixture="batch"),), Budget(420), batch=BATCH, once=True, least=INDEXED_BATCHES,
+        (Contender("batpak", fixture="batch"),), Budget(420),
+        batch=BATCH, once=True, least=INDEXED_BATCHES,
     ),
     Scenario(
         "disk-batch-indexed", "disk: segment and sidecar, batches of 100", "disk_with_index",
         "B/event", "lower",
-        (Contender("batpak", fixture="batch"),), Budget(490), batch=BATCH, once=True, least=INDEXED_BATCHES,
+        (Contender("batpak", fixture="batch"),), Budget(490),
+        batch=BATCH, once=True, least=INDEXED_BATCHES,
     ),
     Scenario(
         "import", "import (batpak: from batpak import Store)", "import_time", "ms", "lower",

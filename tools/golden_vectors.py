@@ -18,6 +18,7 @@ import os
 import re
 import struct
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,9 @@ REWRITTEN_SALT = bytes(range(0xB0, 0xC0))
 LATER_SALT = bytes(range(0xC0, 0xD0))
 RANDOM = 0x123456789ABCDE0
 KEY = bytes.fromhex("c0ffee00000000000000000000000001")
+# The id that sequence 5 would get, but for the version: 4 instead of 7.
+LOOKALIKE_KEY = bytearray(id_of_hlc(((START_US // 1000 + 3) << 16) + 3, RANDOM))
+LOOKALIKE_KEY[6] ^= 0x30
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +348,7 @@ class Journal:
                 table = struct.pack(f"<{len(rows)}I", *lengths)
                 kept = [e for n, e in zip(numbers, envelopes, strict=True) if n not in gone]
                 body, flags = [table + pad8(len(table)), *kept], flags | SPARSE
-            data, head_crc = build_commit(
+            data, head_crc, *_ = build_commit(
                 state, chain.offset, chain.sequence, chain.prev_crc, durable, header.epoch, flags,
                 rows, metadata, body,
             )  # fmt: skip
@@ -378,7 +382,8 @@ def example() -> Journal:
               key=KEY, caused_by=2),
         Draft("lamp:küche", "garden", 0xE002, 0, CODEC_PLAIN, b"",
               extensions={"acme.b": b"", "acme.a": b"\xff"}),
-        Draft("door:2", "house", 0xF001, 1, CODEC_SALTED, canonical.encode({"open": True})),
+        Draft("door:2", "house", 0xF001, 1, CODEC_SALTED, canonical.encode({"open": True}),
+              key=bytes(LOOKALIKE_KEY)),
     ])  # fmt: skip
     lifecycle(2, system.close_event(epoch=1, events=6))
     return journal
@@ -401,7 +406,8 @@ def build() -> dict[str, Vector]:
             "The record of the open event, the first in the segment: one event, codec 0.",
             "A commit of one event with a salted payload, not EAGER: durable is 1 when it is made.",
             "A commit of four events, EAGER: two entities with two events or names beside ASCII, "
-            "extensions, flags, an idempotency key, an empty payload, codecs 0 and 1.",
+            "extensions, flags, an empty payload, codecs 0 and 1, and two idempotency keys; the "
+            "second gives the hlc of its own row, but its version is not 7.",
             "The record of the close event.",
             "The pad that ends a clean close.",
         ),
@@ -574,24 +580,25 @@ def page(text: str, vectors: Mapping[str, Vector]) -> str:
     def dump(match: re.Match[str]) -> str:
         vector = vectors[match[1]]
         mark = f"<!-- golden:{vector.name} -->"
-        return f"{mark}\n\n{vector.about}\n\n{vector.page_text()}\n\n<!-- end of {vector.name} -->"
+        about = textwrap.fill(vector.about, 92)
+        return f"{mark}\n\n{about}\n\n{vector.page_text()}\n\n<!-- end of {vector.name} -->"
 
     marks = r"<!-- golden:([a-z-]+) -->(?:\n(?:(?!<!-- golden:).*\n)*?<!-- end of \1 -->)?"
     return re.sub(marks, dump, text)
 
 
-def differences(wanted: Mapping[Path, str]) -> list[str]:
+def differences(should: Mapping[Path, str]) -> list[str]:
     """A unified diff from what is there to what should be; empty when they are the same."""
     lines: list[str] = []
-    for path, text in wanted.items():
+    for path, text in should.items():
         there = path.read_text(encoding="utf-8") if path.exists() else ""
-        name = path.relative_to(ROOT).as_posix()
         lines += difflib.unified_diff(
-            there.splitlines(), text.splitlines(), name, f"{name} (rebuilt)", lineterm="", n=1
+            there.splitlines(True), text.splitlines(True), str(path), "rebuilt", n=1
         )
-    for path in sorted(FOLDER.glob("*")):
-        if path not in wanted:
-            lines.append(f"{path.relative_to(ROOT).as_posix()}: no vector has this name")
+    for folder in sorted({path.parent for path in should if path.suffix == ".hex"}):
+        for path in sorted(folder.glob("*")):
+            if path not in should:
+                lines.append(f"{path}: no vector has this name\n")
     return lines
 
 
@@ -601,23 +608,22 @@ def wanted() -> dict[Path, str]:
     return {**files(vectors), PAGE: page(PAGE.read_text(encoding="utf-8"), vectors)}
 
 
-def main() -> int:
-    should = wanted()
+def settle(should: Mapping[Path, str], *, write: bool) -> int:
+    """Show what differs, and write it only when told to. Returns the exit status."""
     lines = differences(should)
-    for line in lines:
-        print(line)
+    sys.stdout.writelines(lines)
     if not lines:
         print(f"{len(should)} files are up to date")
         return 0
-    if os.environ.get(VARIABLE) != "write":
+    if not write:
         print(f"\nnothing was written; if the format is meant to change: {VARIABLE}=write")
         return 1
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for path, text in should.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     print(f"\n{len(should)} files were written")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(settle(wanted(), write=os.environ.get(VARIABLE) == "write"))

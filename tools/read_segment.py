@@ -96,6 +96,7 @@ SYSTEM_PAYLOADS: dict[int, tuple[tuple[str, type], ...]] = {
     0x0009: (("epoch", int), ("events", int)),
     0x0018: (("action", str), ("from_journal", bytes), ("at", int), ("until", int)),
 }
+OPEN = 0x0008
 ERASURE = 0x0012
 LIFECYCLE = (b"batpak:store", b"batpak:lifecycle")
 
@@ -786,7 +787,7 @@ class Reader:
         self.ids: set[bytes] = set()
         # After lost records an entity may go on from an event that was not seen.
         self.lost = False
-        self.erased: list[tuple[Segment, Row]] = []
+        self.absent: list[tuple[str, Row, str]] = []
         self.erasures = 0
         self.sidecars: dict[int, Sidecar] = {}
         self.witnesses: list[tuple[str, int]] = []
@@ -803,10 +804,11 @@ class Reader:
         self.report.entities = len(self.every_entity)
         if self.last_hash is not None:
             self.report.last_event_hash = self.last_hash.hex()
-        for segment, row in self.erased:
+        for file, row, state in self.absent:
             # The payload of an erasure event is reserved, so none can be matched by its content.
             say = self.note if self.erasures else self.finding
-            say(segment.file, row.at, row.sequence, "the envelope was erased")
+            text = f"the envelope was {state}"
+            say(file, row.at, row.sequence, text if self.erasures else f"{text}, no event says so")
         return self.report
 
     def read_all(self) -> None:
@@ -1049,13 +1051,15 @@ class Reader:
                 reasons.append(f"system event: {error}")
         if row.kind == ERASURE and row.entity == LIFECYCLE[0]:
             self.erasures += 1
+        begins = self.in_epoch == 0 and not self.lost
+        if begins and (row.kind, row.entity) != (OPEN, LIFECYCLE[0]):
+            reasons.append(f"epoch {record.epoch} does not begin with an open event")
         for reason in reasons:
             self.finding(segment.file, row.at, row.sequence, reason)
-        if envelope.state == "erased":
-            self.erased.append((segment, row))
-            self.report.erased += 1
-        elif envelope.state == "archived":
-            self.report.archived += 1
+        if envelope.state in ("erased", "archived"):
+            self.absent.append((segment.file, row, envelope.state))
+            self.report.erased += envelope.state == "erased"
+            self.report.archived += envelope.state == "archived"
         elif payload is None and row.codec not in SHORTEST_ENVELOPE:
             self.note(segment.file, row.at, row.sequence, f"codec {row.codec} is unknown")
         self.in_epoch += 1
@@ -1094,7 +1098,7 @@ class Reader:
                 raise MalformedError(f"{key} of the payload is {found[key]!r}")
         if "epoch" in found and found["epoch"] != record.epoch:
             raise MalformedError(f"epoch {found['epoch']} in a record of epoch {record.epoch}")
-        if row.kind == 0x0008 and found["resumed_at"] != row.sequence:
+        if row.kind == OPEN and found["resumed_at"] != row.sequence:
             raise MalformedError(f"resumed_at is {found['resumed_at']}")
         if row.kind == 0x0009 and not self.lost and found["events"] != self.in_epoch:
             raise MalformedError(f"events is {found['events']} where {self.in_epoch} were written")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from eventsourcing.application import Application
@@ -20,7 +20,8 @@ from eventsourcing.sqlite import SQLiteApplicationRecorder
 from benchmarks.contenders import Scanned
 from benchmarks.data import ENTITIES, Measurement
 
-PAGE = 1000
+PAGE: Final = 1000
+MEASURED: Final = "Measured"
 
 
 class Sensor(Aggregate):
@@ -35,7 +36,7 @@ class Sensor(Aggregate):
     def create_id(name: str) -> UUID:
         return uuid5(NAMESPACE_URL, name)
 
-    @event("Measured")
+    @event(MEASURED)
     def measure(
         self, number: int, at_us: int, quantity: str, value: float, valid: bool, note: str
     ) -> None:
@@ -105,12 +106,13 @@ class Log:
     def scan(self) -> Scanned:
         count, sample = 0, list[Measurement]()
         select, decode = self.app.notification_log.select, self.app.mapper.to_domain_event
+        measured: type = getattr(Sensor, MEASURED)  # made by the decorator
         start: int | None = 1
         while start is not None:
             page = select(start=start, limit=PAGE)
             for notification in page:
                 value: Any = decode(notification)
-                if type(value) is Sensor.Measured:
+                if type(value) is measured:
                     count += 1
                     if not count % 1000:
                         sample.append(_measurement(value))

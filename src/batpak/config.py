@@ -84,7 +84,9 @@ class StoreConfig:
     batch_max_events: int = _option(65_536, "most events in one commit", "1 … 1 048 576")
     codec: str = _option("salted", "how payloads are stored", '"salted", "plain"')
     origin: str | None = _option(
-        None, "the journal's name in checkpoints; fixed at creation", "1 … 255 bytes, no space"
+        None,
+        "the journal's name in checkpoints; fixed at creation",
+        "1 … 255 printable bytes, no space, no +",
     )
     verify: str = _option(
         "always",

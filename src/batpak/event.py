@@ -187,6 +187,7 @@ _SEQUENCE = struct.Struct("<Q").unpack_from
 _U16 = struct.Struct("<H").unpack_from
 _U32 = struct.Struct("<I").unpack_from
 _CODEC = 99
+_NONE = bytes(4)
 _KIND_VERSION = struct.Struct("<HH").unpack_from
 _binding_of = payloads.lookup_kind
 
@@ -293,6 +294,11 @@ class EventSummary(msgspec.Struct, frozen=True, gc=False, eq=False, repr_omit_de
         """Receipt extensions, name to bytes."""
         start = _U16(self._row, 94)[0] + _U16(self._row, 96)[0]
         return decode_extensions(self._metadata[start:])
+
+    @property
+    def has_extensions(self) -> bool:
+        """Whether there is any receipt extension."""
+        return self._row[84:88] != _NONE
 
     @property
     def commitment(self) -> bytes:

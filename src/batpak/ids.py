@@ -156,7 +156,7 @@ def _sixteen(name: str, raw: object) -> bytes:
     """16 bytes from a buffer or from 16 integers of 0 to 255. Raises: IdError."""
     if isinstance(raw, (bytes, bytearray, memoryview, list)):
         try:
-            found = _bytes(raw)  # pyright: ignore[reportUnknownArgumentType]
+            found = _bytes(raw)  # pyright: ignore[reportUnknownArgumentType]  # judged inside
         except (TypeError, ValueError):
             found = b""
         if len(found) == 16:

@@ -252,7 +252,7 @@ def payload(*, category: int, type_id: int, version: int = 1) -> Callable[[type[
         defined = cls if _is_record(cls) else _as_struct(cls)
         binding = Binding(defined, kind, version)
         try:
-            binding._finish(canonical.codec_for(defined))  # pyright: ignore[reportPrivateUsage]
+            binding._finish(canonical.codec_for(defined))  # pyright: ignore[reportPrivateUsage]  # same module
         except NameError:
             # A class that is defined further down: resolved at first use.
             pass

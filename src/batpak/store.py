@@ -29,7 +29,7 @@ from batpak.engine.following import Follower
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
-from batpak.engine.sealing import MIN_UNCOVERED, covered_records, map_sidecar, write_sidecar
+from batpak.engine.sealing import map_sidecar, wants_sidecar, write_sidecar
 from batpak.engine.system import RESERVED_ENTITY_PREFIX, close_event
 from batpak.engine.verify import verify_journal
 from batpak.errors import (
@@ -470,7 +470,7 @@ class _Reading:
         while high > 0:
             low = max(0, high - _PAGE)
             for event in reversed(list(self._reader.scan_summaries(ALL, low, high))):
-                if not event.row.extensions_len:
+                if not event.has_extensions:
                     continue
                 position = event.extensions.get("origin.position")
                 if position is not None and event.extensions.get("origin.source") == wanted:
@@ -975,8 +975,7 @@ class Store(_Reading):
                 lambda: [close_event(epoch=epoch, events=writer.log.sequence - first)]
             )
             header = log.segment.header
-            uncovered = log.records - covered_records(self._opened.index, header.base_sequence)
-            if uncovered >= MIN_UNCOVERED:
+            if wants_sidecar(self._opened.index, log):
                 write_sidecar(
                     self._files, self._layout, self._opened.index, log, header, log.sequence
                 )

@@ -39,9 +39,9 @@ assert_type(Renamed(name="a").name, str)
 assert_type(Scored(points=3).points, int)
 
 # Each of these must be an error: an ignore that ignores nothing is reported.
-PlayerMoved(x="ten")  # pyright: ignore[reportArgumentType]
-PlayerMoved()  # pyright: ignore[reportCallIssue]
-PlayerMoved(x=1, z=2)  # pyright: ignore[reportCallIssue]
-Renamed(name=1)  # pyright: ignore[reportArgumentType]
-Scored(points="3")  # pyright: ignore[reportArgumentType]
-moved.x = 3  # pyright: ignore[reportAttributeAccessIssue]
+PlayerMoved(x="ten")  # pyright: ignore[reportArgumentType]  # the error that must be seen
+PlayerMoved()  # pyright: ignore[reportCallIssue]  # the error that must be seen
+PlayerMoved(x=1, z=2)  # pyright: ignore[reportCallIssue]  # the error that must be seen
+Renamed(name=1)  # pyright: ignore[reportArgumentType]  # the error that must be seen
+Scored(points="3")  # pyright: ignore[reportArgumentType]  # the error that must be seen
+moved.x = 3  # pyright: ignore[reportAttributeAccessIssue]  # the error that must be seen

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from batpak.canonical import MAX_DEPTH, codec_for, decode, encode, sort_keys
-from batpak.coordinate import Coordinate  # noqa: F401 - docs/canonical names it
+from batpak.coordinate import Coordinate  # noqa: F401  # docs/canonical names it
 from batpak.errors import CanonicalError
 from batpak.ids import EventId
 from batpak.kinds import EventKind
@@ -216,7 +216,7 @@ REFUSED = [
     (date(2020, 1, 1), "date"),
     (time(1), "time"),
     (1j, "complex"),
-    (datetime(2020, 1, 1), "time zone"),  # noqa: DTZ001 - naive on purpose
+    (datetime(2020, 1, 1), "time zone"),  # noqa: DTZ001  # it is naive on purpose
     (2**64, "64"),
     (-(2**63) - 1, "64"),
     ("\ud800", "surrogate"),
@@ -614,7 +614,7 @@ class Fields(QuickFields):
         ("pair", (1, "2"), "$.pair[1]"),
         ("inner", {"n": 1}, "$.inner"),
         ("inner", Inner("x"), "$.inner.n"),
-        ("when", datetime(2020, 1, 1), "$.when"),  # noqa: DTZ001 - naive on purpose
+        ("when", datetime(2020, 1, 1), "$.when"),  # noqa: DTZ001  # it is naive on purpose
         ("when", 5, "$.when"),
         ("raw", "x", "$.raw"),
         ("raw", [1], "$.raw"),

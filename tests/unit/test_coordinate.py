@@ -145,7 +145,7 @@ def test_the_canonical_form_is_the_published_one():
 class Seen:
     entity: str = "player:alice"
     scope: str = "room"
-    kind: EventKind = EventKind(1, 2)  # noqa: RUF009 - immutable
+    kind: EventKind = EventKind(1, 2)  # noqa: RUF009  # it is immutable
     clock: int = 5
 
     @property

@@ -282,7 +282,7 @@ class SomeModel:
 
 
 class MutableDefault:
-    x: list[int] = [1]  # noqa: RUF012 - the mistake that is refused
+    x: list[int] = [1]  # noqa: RUF012  # it is the mistake that is refused
 
 
 def a_function() -> None: ...

@@ -115,10 +115,11 @@ class Follower:
             self._damage = None
             if found.segments:
                 newest = found.segments[-1]
-                check_splice(newest, self._last_hash)
-                mapped += self._begin(newest)
                 before = self._index.end
                 try:
+                    check_splice(newest, self._last_hash)
+                    mapped += self._begin(newest)
+                    before = self._index.end
                     self._advance()
                 except JournalCorrupt as error:
                     findings.append(_finding(error))

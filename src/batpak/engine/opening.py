@@ -29,9 +29,11 @@ from batpak.engine.survey import (
 )
 from batpak.engine.system import LIFECYCLE, open_event
 from batpak.errors import (
+    Indeterminate,
     InvalidInput,
     JournalCorrupt,
     JournalLocked,
+    JournalPoisoned,
     NetworkFilesystem,
     NotAJournal,
     UnsupportedFeature,
@@ -310,6 +312,8 @@ def _open_locked(
             on_rotated=lambda sealed, header: opened.begin_part(sealed, header),
             timestamp_us=0,
         )
+        # They are the writer's now: a rotation closes one of them and opens another.
+        opened_fds.clear()
         report = OpenReport(
             created,
             epoch,
@@ -322,16 +326,22 @@ def _open_locked(
             phases.seconds,
         )
         opened = Opened(identity, layout, index, pool, reader, writer, report)
-        writer.commit(
-            [
-                open_event(
-                    epoch=epoch,
-                    resumed_at=end.sequence,
-                    cut_bytes=0 if cut is None else cut.bytes,
-                )
-            ]
+        event = open_event(
+            epoch=epoch, resumed_at=end.sequence, cut_bytes=0 if cut is None else cut.bytes
         )
-        writer.sync()
+        try:
+            writer.commit([event])
+            writer.sync()
+        except (JournalPoisoned, Indeterminate) as error:
+            writer.release()
+            # There is no store to be poisoned: opening failed, and the next one recovers.
+            if isinstance(error.cause, OSError):
+                what = "can't write the open event"
+                raise refusal(error.cause, what, newest.path) from error
+            raise
+        except BaseException:
+            writer.release()
+            raise
     logger.info(
         "opened %s: epoch %d, %d segments, %d events", layout.root, epoch, len(found.segments),
         end.sequence,

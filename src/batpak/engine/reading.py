@@ -23,7 +23,9 @@ from batpak.event import (
 )
 from batpak.index.parts import Index, Slot
 from batpak.index.query import Query
+from batpak.journal.header import HEADER_SIZE
 from batpak.journal.reading import SegmentPool, SegmentReader
+from batpak.journal.record import DETACHED, RECORD_HEADER_SIZE, decode_header, salt_crc
 from batpak.journal.writer import Head
 
 __all__ = ["LogReader"]
@@ -74,7 +76,7 @@ class LogReader:
                 advice="run: batpak verify JOURNAL",
             )
         if not envelope_at:
-            return Event(row, metadata, None, PayloadState.ERASED)
+            return Event(row, metadata, None, _absence(reader, sequence, row_at))
         envelope = view[envelope_at:end]
         if blake3(CONTENT_PREFIX[codec] + envelope).digest() != content:
             raise self._damaged_payload(slot, sequence, envelope_at)
@@ -154,7 +156,7 @@ class LogReader:
                         raise self._lost_row(slot, first + number, row_at)
                     metadata = view[metadata_at : metadata_at + entity + scope + ext]
                     if not envelope_at:
-                        yield make(row, metadata, None, PayloadState.ERASED)
+                        yield make(row, metadata, None, _absence(reader, found, row_at))
                         continue
                     envelope = view[envelope_at : envelope_at + size]
                     reset()
@@ -224,6 +226,23 @@ class LogReader:
             reason="content-hash",
             advice="restore it from a snapshot; run: batpak verify JOURNAL",
         )
+
+
+def _absence(reader: SegmentReader, sequence: int, row_at: int) -> PayloadState:
+    """Why an event has no envelope: its record's table of stored lengths says it.
+
+    The index keeps rows, not records, so the record's header is looked for backwards.
+    """
+    salt_state = salt_crc(reader.read(64, 16))
+    place, at = 0, row_at - RECORD_HEADER_SIZE
+    while at >= HEADER_SIZE:
+        header = decode_header(reader.read(at, RECORD_HEADER_SIZE), at, salt_state)
+        if header is not None and header.base_sequence + place == sequence:
+            table = at + RECORD_HEADER_SIZE + header.head_len
+            stored = int.from_bytes(reader.read(table + 4 * place, 4), "little")
+            return PayloadState.DETACHED if stored == DETACHED else PayloadState.ERASED
+        place, at = place + 1, at - ROW_SIZE
+    return PayloadState.ERASED
 
 
 def _sequence(row: bytes) -> int:

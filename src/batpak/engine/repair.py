@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 
 from batpak.config import StoreConfig
-from batpak.engine.opening import open_for_writing
+from batpak.engine.opening import check_place, open_for_writing
 from batpak.engine.survey import Survey, read_identity, segment_bases, survey
 from batpak.engine.system import close_event, repaired_event
 from batpak.errors import (
@@ -82,6 +82,7 @@ class _End:
 
 def diagnose(files: Files, layout: Layout) -> Diagnosis:
     """Walk the whole journal, changing nothing. Raises NotAJournal, Damaged, Unavailable."""
+    check_place(layout, StoreConfig(allow_network_filesystem=True))
     identity = _identity_of(files, layout)
     end = _find_end(files, layout, identity)
     best = _best_witness(files, layout, identity, end)

@@ -66,7 +66,7 @@ class VerifyReport:
     bytes: int = 0
     seconds: float = 0.0
     root: bytes | None = None
-    """Merkle root over the event hashes checked, RFC 9162; None for level "chain"."""
+    """Merkle root over the event hashes; None in this version, which has no log of them yet."""
     findings: list[Finding] = field(default_factory=list[Finding])
 
     @property

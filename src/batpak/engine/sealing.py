@@ -22,21 +22,26 @@ from batpak.journal.writer import Log
 if TYPE_CHECKING:
     from batpak.index.columns import Columns
 
-__all__ = ["covered_records", "map_sidecar", "write_sidecar"]
+__all__ = ["map_sidecar", "wants_sidecar", "write_sidecar"]
 
 logger = logging.getLogger("batpak.journal")
 
 MIN_UNCOVERED = 1024
-"""At a clean close, a sidecar is written when so many records are not covered."""
+"""At a clean close, a sidecar is written when so many events or pads are not covered."""
 
 
-def covered_records(index: Index, base: int) -> int:
-    """Records of a segment that its sidecar in the index covers."""
-    return sum(
-        slot.part.header.records
-        for slot in index.slots
-        if slot.segment_base == base and not isinstance(slot.part, GrowingPart)
-    )
+def wants_sidecar(index: Index, log: Log) -> bool:
+    """Whether enough of the newest segment is in no sidecar for one to be worth writing.
+
+    Records bound what the next open decodes, events how long that takes.
+    """
+    base = log.segment.header.base_sequence
+    records, events = log.records, log.sequence - base
+    for slot in index.slots:
+        if slot.segment_base == base and not isinstance(slot.part, GrowingPart):
+            records -= slot.part.header.records
+            events -= slot.part.header.count
+    return max(records, events) >= MIN_UNCOVERED
 
 
 def write_sidecar(

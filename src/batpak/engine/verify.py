@@ -17,11 +17,22 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
+from batpak import canonical
+from batpak.coordinate import Coordinate
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, VerifyReport
 from batpak.engine.survey import segment_bases
-from batpak.errors import BatpakError, JournalCorrupt, Unavailable
-from batpak.event import CONTENT_PREFIX, EVENT_PREFIX, NO_HASH, NO_ID, ROW, ROW_SIZE
+from batpak.errors import BatpakError, CanonicalError, CoordinateError, JournalCorrupt, Unavailable
+from batpak.event import (
+    CODEC_SALTED,
+    CONTENT_PREFIX,
+    EVENT_PREFIX,
+    NO_HASH,
+    NO_ID,
+    ROW,
+    ROW_SIZE,
+    SALT_SIZE,
+)
 from batpak.files import Files
 from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
@@ -37,12 +48,15 @@ from batpak.journal.record import (
     Chain,
     Invalid,
     Record,
+    StoredEvent,
     check_body,
     decode_header,
     read_record,
     salt_crc,
 )
 from batpak.journal.recovery import first_chain, last_nonzero
+from batpak.journal.writer import is_foreign
+from batpak.receipt import MAX_EXTENSIONS_BYTES
 
 __all__ = ["verify_journal"]
 
@@ -51,6 +65,7 @@ _PROGRESS_BYTES = 4 << 20
 _WINDOW = 8 << 20
 _WINDOW_MIN = RECORD_HEADER_SIZE
 _GENESIS = (0, NO_HASH)
+_EARLIEST = -(1 << 63)
 _NOTHING: dict[bytes, tuple[int, bytes]] = {}
 _HEADER = struct.Struct("<4sIIIIIQQIIBBH8sI")
 _PLACE = struct.Struct("<Q")
@@ -72,6 +87,11 @@ class _State:
     hlc: int = 0
     last_hash: bytes = NO_HASH
     heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
+    timestamp_us: int = 0
+    timestamp_epoch: int = -1
+    scopes: set[bytes] = field(default_factory=set[bytes])
+    foreign: dict[bytes, tuple[int, str]] = field(default_factory=dict[bytes, tuple[int, str]])
+    """Ids that do not carry their HLC, their event and its file; the others differ by it."""
     after_gap: bool = False
     """After a gap an entity's first event can't be checked against its predecessor."""
 
@@ -99,6 +119,7 @@ def verify_journal(
     for place, base in enumerate(bases):
         successor = bases[place + 1] if place + 1 < len(bases) else None
         _check_segment(files, layout, identity, base, successor, state)
+    _check_foreign_against_own(state, reader)
     if state.sequence < bound and not report.findings:
         _add(
             state, "missing-events", layout.segments, None, state.sequence,
@@ -231,15 +252,17 @@ def _check_whole_records(
     """
     offset, sequence, prev_crc, epoch = chain
     heads, full, after_gap = state.heads, state.full, state.after_gap
-    hlc = state.hlc
+    hlc, timestamp_us, timestamp_epoch = state.hlc, state.timestamp_us, state.timestamp_epoch
+    scopes = state.scopes
     hashes: list[bytes] = []
-    places = array("I")
+    ids: list[bytes] = []
+    hlcs, places = array("Q"), array("I")
     hasher = blake3()
     reset, update, digest = hasher.reset, hasher.update, hasher.digest
     crc32, header_of, rows_of = zlib.crc32, _HEADER.unpack_from, ROW.iter_unpack
     prefix, content_prefix, eight = EVENT_PREFIX, CONTENT_PREFIX, bytes(8)
     since = events = records = 0
-    entity, head = b"", _GENESIS
+    entity, clock = b"", 0
     while offset + _WINDOW_MIN <= size and sequence < end:
         limit = min(offset + _WINDOW, size)
         window = reader.read(offset, limit - offset)
@@ -272,21 +295,26 @@ def _check_whole_records(
             fresh: dict[bytes, tuple[int, bytes]] = {} if count > 1 else _NOTHING
             mark = len(hashes)
             record_hlc = hlc
+            record_us = timestamp_us if record_epoch == timestamp_epoch else _EARLIEST
             for (
-                row_sequence, event_id, correlation, _, _, row_hlc, clock, _, _, ext, _, _,
+                row_sequence, event_id, correlation, _, time_us, row_hlc, clock, _, _, ext, _, _,
                 row_flags, entity_len, scope_len, row_version, codec, envelope_len, zero,
                 row_content, row_previous,
             ) in rows_of(window[head_at : head_at + rows_len]):  # fmt: skip
                 meta = window[meta_at : meta_at + entity_len + scope_len + ext]
                 entity = meta[:entity_len]
                 head = fresh.get(entity) or heads.get(entity)
-                if head is None:
+                if head is None and _is_name(entity):
                     head = (clock, row_previous) if after_gap else _GENESIS
+                scope = meta[entity_len:]
                 if (
-                    row_sequence != sequence or row_previous != head[1] or clock != head[0]
-                    or (row_hlc <= record_hlc and sequence) or row_version != 1 or zero
+                    head is None or row_sequence != sequence or row_previous != head[1]
+                    or clock != head[0] or (row_hlc <= record_hlc and sequence)
+                    or time_us < record_us or row_version != 1 or zero or ext
                     or not 0 < entity_len <= 1024 or not 0 < scope_len <= 1024
                     or row_flags > _KNOWN_FLAGS or event_id == NO_ID or correlation == NO_ID
+                    or (envelope_len < SALT_SIZE and codec == CODEC_SALTED)
+                    or (scope not in scopes and not _is_name(scope))
                 ):  # fmt: skip
                     break
                 if full:
@@ -301,7 +329,10 @@ def _check_whole_records(
                 if count > 1:
                     fresh[entity] = head
                 hashes.append(last)
-                record_hlc = row_hlc
+                ids.append(event_id)
+                hlcs.append(row_hlc)
+                scopes.add(scope)
+                record_hlc, record_us = row_hlc, time_us
                 row_at += ROW_SIZE
                 meta_at += len(meta)
                 envelope_at += envelope_len
@@ -318,16 +349,16 @@ def _check_whole_records(
                         end_of_rows = offset + head_at + rows_len
                         places.extend(range(offset + head_at, end_of_rows, ROW_SIZE))
                     else:
-                        heads[entity] = head
+                        heads[entity] = (clock + 1, hashes[-1])
                         places.append(offset + head_at)
-                    hlc = record_hlc
+                    hlc, timestamp_us, timestamp_epoch = record_hlc, record_us, record_epoch
                     prev_crc, epoch = head_crc, record_epoch
                     at = after
                     events += count
                     records += 1
                     continue
             sequence = base
-            del hashes[mark:]
+            del hashes[mark:], ids[mark:], hlcs[mark:]
             break
         offset += at
         if state.progress is not None and offset - since >= _PROGRESS_BYTES:
@@ -338,10 +369,62 @@ def _check_whole_records(
     if hashes:
         _compare_with_index(state, reader.path, chain.sequence, hashes, places)
         state.last_hash = hashes[-1]
+        _remember_foreign(state, reader.path, chain.sequence, ids, hlcs)
     state.hlc, state.sequence = hlc, sequence
+    state.timestamp_us, state.timestamp_epoch = timestamp_us, timestamp_epoch
     state.report.events += events
     state.report.records += records
     return Chain(offset, sequence, prev_crc, epoch)
+
+
+def _is_name(name: bytes) -> bool:
+    """Whether a coordinate may have this entity or scope."""
+    try:
+        Coordinate.from_stored(name, name)
+    except CoordinateError:
+        return False
+    return True
+
+
+def _remember_foreign(
+    state: _State, path: str, first: int, ids: list[bytes], hlcs: array[int]
+) -> None:
+    """Keep the ids that are not ours for their HLC: only those can be there twice."""
+    import numpy as np
+
+    pairs = np.frombuffer(b"".join(ids), ">u8").reshape(-1, 2)
+    clock = np.frombuffer(hlcs, np.uint64)
+    low16 = clock & np.uint64(0xFFFF)
+    high = (clock & np.uint64(0xFFFFFFFFFFFF0000)) | np.uint64(0x7000) | (low16 >> np.uint64(4))
+    top = np.uint64(0x20) | (clock & np.uint64(0xF))
+    own = (pairs[:, 0] == high) & (pairs[:, 1] >> np.uint64(58) == top)
+    for place in np.flatnonzero(~own).tolist():
+        _check_foreign(state, path, first + place, ids[place])
+
+
+def _check_foreign(state: _State, path: str, sequence: int, event_id: bytes) -> None:
+    earlier = state.foreign.setdefault(event_id, (sequence, path))[0]
+    if earlier != sequence:
+        _report_twice(state, path, earlier, sequence)
+
+
+def _report_twice(state: _State, path: str, first: int, second: int) -> None:
+    _add(
+        state, "duplicate-id", path, None, second,
+        f"events {first} and {second} have the same id", first, second,
+    )  # fmt: skip
+
+
+def _check_foreign_against_own(state: _State, reader: LogReader) -> None:
+    """An id that points to another event by its HLC may be that event's id as well."""
+    for event_id, (sequence, path) in state.foreign.items():
+        other = reader.index.find_own(event_id, state.bound)
+        if other is None or other == sequence:
+            continue
+        slot = reader.index.slot_of(other)
+        row_at = slot.part.locate(other - slot.first)[1]
+        if reader.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id:
+            _report_twice(state, path, other, sequence)
 
 
 def _compare_with_index(
@@ -432,6 +515,23 @@ def _check_record(reader: SegmentReader, record: Record, salt_state: int, state:
             )  # fmt: skip
         state.hlc = row.hlc
         state.last_hash = digest
+        same_epoch = record.header.epoch == state.timestamp_epoch
+        if same_epoch and row.timestamp_us < state.timestamp_us:
+            _add(
+                state, "timestamp", path, event.row_offset, sequence,
+                f"event {sequence} is earlier than the one before it, of the same writer",
+                state.timestamp_us, row.timestamp_us,
+            )  # fmt: skip
+        state.timestamp_us, state.timestamp_epoch = row.timestamp_us, record.header.epoch
+        _check_names(state, path, event)
+        if is_foreign(row.event_id, row.hlc):
+            _check_foreign(state, path, sequence, row.event_id)
+        if row.codec == CODEC_SALTED and row.envelope_len < SALT_SIZE:
+            _add(
+                state, "envelope-length", path, event.row_offset, sequence,
+                f"the envelope of event {sequence} is shorter than its salt",
+                SALT_SIZE, row.envelope_len,
+            )  # fmt: skip
         if row.flags & ~_KNOWN_FLAGS or row.event_id == NO_ID or row.correlation_id == NO_ID:
             _add(
                 state, "row-field", path, event.row_offset, sequence,
@@ -460,6 +560,29 @@ def _check_record(reader: SegmentReader, record: Record, salt_state: int, state:
         )  # fmt: skip
     report.events += len(record.rows)
     report.records += 1
+
+
+def _check_names(state: _State, path: str, event: StoredEvent) -> None:
+    """Entity, scope and extensions as a writer may have written them."""
+    row = event.row
+    if not (_is_name(event.entity) and _is_name(event.scope)):
+        _add(
+            state, "name", path, event.metadata_offset, row.sequence,
+            f"event {row.sequence} has an entity or scope that no coordinate may have",
+        )  # fmt: skip
+    data = event.metadata[row.entity_len + row.scope_len :]
+    if not data:
+        return
+    try:
+        found = canonical.decode(data, dict[str, bytes], strict=True)
+        whole = bool(found) and list(found) == sorted(found, key=str.encode)
+    except CanonicalError:
+        whole = False
+    if not whole or len(data) > MAX_EXTENSIONS_BYTES:
+        _add(
+            state, "extensions", path, event.metadata_offset, row.sequence,
+            f"the extensions of event {row.sequence} are not in their canonical form",
+        )  # fmt: skip
 
 
 def _compare_index(

@@ -1,0 +1,172 @@
+"""The door to the file system: whole writes, safe replacement, named refusals."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from batpak.errors import NoSpace, StorageFailed, Unavailable
+from batpak.files import (
+    MAX_SMALL_FILE,
+    REAL,
+    closing,
+    filesystem_type,
+    is_network_filesystem,
+    read_small,
+    refusal,
+    replace_file,
+    write_all,
+)
+from tests.watched_files import WatchedFiles
+
+
+class ShortFiles(WatchedFiles):
+    """Writes at most `most` bytes a call."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        return super().pwrite(fd, data[: self.most], offset)
+
+
+@pytest.mark.parametrize("most", [1, 3, 9, 10, 11])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_short_writes_go_on_where_they_stopped(tmp_path: Path, most: int, kind: type) -> None:
+    files = ShortFiles(most)
+    fd = files.open(str(tmp_path / "file"), os.O_CREAT | os.O_RDWR)
+    with closing(files, fd):
+        write_all(files, fd, kind(b"0123456789"), 2)
+    assert (tmp_path / "file").read_bytes() == b"\0\x000123456789"
+    assert files.count("pwrite") == -(-10 // most)
+
+
+def test_a_disk_that_takes_no_bytes_ends_the_write(tmp_path: Path) -> None:
+    files = ShortFiles(0)
+    fd = files.open(str(tmp_path / "file"), os.O_CREAT | os.O_RDWR)
+    with closing(files, fd), pytest.raises(OSError, match="no bytes") as caught:
+        write_all(files, fd, b"x", 0)
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        ("open", "file.tmp"),
+        ("pwrite", "file.tmp"),
+        ("sync_file", "file.tmp"),
+        ("rename", "file"),
+    ],
+)
+def test_a_replacement_that_fails_leaves_the_old_file(
+    tmp_path: Path, operation: str, name: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    files = WatchedFiles()
+    files.refuse(operation, name, errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        replace_file(files, str(tmp_path / "file"), b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    files.refused.clear()
+    replace_file(files, str(tmp_path / "file"), b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_replacement_is_synced_before_and_after_it_gets_its_name(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    replace_file(files, str(tmp_path / "file"), b"new")
+    order = [operation for operation, _ in files.calls if operation != "open-to-write"]
+    assert order == ["open", "pwrite", "sync_file", "rename", "sync_directory"]
+
+
+def test_a_small_file_is_read_whole_and_a_large_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * MAX_SMALL_FILE)
+    assert read_small(REAL, str(path)) == b"x" * MAX_SMALL_FILE
+    assert read_small(REAL, str(path), MAX_SMALL_FILE) == b"x" * MAX_SMALL_FILE
+    path.write_bytes(b"x" * (MAX_SMALL_FILE + 1))
+    with pytest.raises(OSError, match="larger") as caught:
+        read_small(REAL, str(path))
+    assert caught.value.errno == errno.EFBIG
+    with pytest.raises(FileNotFoundError):
+        read_small(REAL, str(tmp_path / "missing"))
+
+
+def test_a_lock_is_held_by_one_open_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    first = REAL.open(path, os.O_CREAT | os.O_RDWR)
+    second = REAL.open(path, os.O_RDWR)
+    try:
+        assert REAL.lock(first)
+        assert not REAL.lock(second)
+    finally:
+        REAL.close(first)
+    assert REAL.lock(second)
+    REAL.close(second)
+
+
+def test_descriptors_are_not_inherited(tmp_path: Path) -> None:
+    fd = REAL.open(str(tmp_path / "file"), os.O_CREAT | os.O_RDWR)
+    with closing(REAL, fd):
+        assert not os.get_inheritable(fd)
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "advice"),
+    [
+        (errno.ENOSPC, NoSpace, "free some space"),
+        (errno.EDQUOT, NoSpace, "free some space"),
+        (errno.EROFS, StorageFailed, 'mode="r"'),
+        (errno.EACCES, StorageFailed, "permissions"),
+        (errno.EIO, StorageFailed, "disk"),
+        (errno.EMFILE, StorageFailed, "try again"),
+    ],
+)
+def test_a_refusal_of_the_system_says_what_where_and_what_next(
+    number: int, error: type[Unavailable], advice: str
+) -> None:
+    found = refusal(OSError(number, "told by the system"), "can't write the thing", "/j/thing")
+    assert type(found) is error
+    assert found.file == "/j/thing"
+    assert found.what == f"can't write the thing: {os.strerror(number)}"
+    assert advice in found.advice
+    assert found.retryable
+
+
+def test_a_refusal_without_a_number_keeps_its_words() -> None:
+    assert "strange" in str(refusal(OSError("strange"), "can't do it", "/j"))
+
+
+# --- network file systems ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph"])
+def test_file_systems_over_a_network_are_known(kind: str) -> None:
+    assert is_network_filesystem(kind)
+
+
+@pytest.mark.parametrize(
+    "kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "apfs", "fuse", "", None]
+)
+def test_local_and_unknown_file_systems_are_not_refused(kind: str | None) -> None:
+    assert not is_network_filesystem(kind)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="Linux tells, others not")
+def test_the_kernel_names_the_file_system_of_a_path(tmp_path: Path) -> None:
+    assert filesystem_type("/proc") == "proc"
+    assert filesystem_type("/proc/self/net") == "proc"
+    assert filesystem_type("/sys") == "sysfs"
+    here = filesystem_type(str(tmp_path))
+    assert here is not None
+    assert here not in ("proc", "sysfs")
+    # A name that only begins like a mount point is not inside it.
+    assert filesystem_type("/process-that-is-not") == filesystem_type("/")
+    (tmp_path / "link").symlink_to("/proc")
+    assert filesystem_type(str(tmp_path / "link")) == "proc"
+    assert filesystem_type(str(tmp_path / "missing")) == here
