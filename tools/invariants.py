@@ -44,8 +44,8 @@ def _ids(row: dict[str, object]) -> tuple[str, ...]:
 
 
 def belongs(node_id: str, entry: str) -> bool:
-    """Whether a collected node id is the entry's test or one of its parametrised cases."""
-    return node_id == entry or node_id.startswith(entry + "[")
+    """Whether a collected node id is the entry's test, a case of it, or a test of its class."""
+    return node_id == entry or node_id.startswith((entry + "[", entry + "::"))
 
 
 def unproved(invariants: Iterable[Invariant], outcomes: Mapping[str, str]) -> list[str]:

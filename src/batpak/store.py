@@ -963,7 +963,8 @@ class Store(_Reading):
         """
         del timeout  # nothing is queued yet
         writer = self._writer
-        if writer.is_closed:
+        if writer.is_closed or writer.is_forked:
+            # In a forked child there is nothing to write: the store is the parent's.
             self._release()
             return
         try:
@@ -987,6 +988,7 @@ class Store(_Reading):
             _live.discard(self._writer)
             self._writer.release()
             self._opened.pool.close()
+            self._opened.index.clear()
 
     def __enter__(self) -> Self:
         return self

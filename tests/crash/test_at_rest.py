@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -321,14 +322,26 @@ def older_hint(patient: Patient) -> None:
     """A valid hint that this very journal had when it was two events old."""
     data = bytearray(patient.file("tail.hint").read_bytes())
     data[40:56] = (0).to_bytes(8, "little") + (2).to_bytes(8, "little")
-    data[4:8] = crc32(data[8:]).to_bytes(4, "little")
+    data[4:8] = zlib.crc32(data[8:]).to_bytes(4, "little")
     patient.file("tail.hint").write_bytes(data)
 
 
-def crc32(data: bytes) -> int:
-    import zlib
-
-    return zlib.crc32(data)
+def another_way(patient: Patient) -> None:
+    """Two writers went on from copies of one journal; put a segment of one into the other."""
+    shutil.rmtree(patient.path)
+    with Store.open(patient.path, files=DISK, **OPTIONS):
+        pass
+    copy = patient.path + ".copy"
+    shutil.copytree(patient.path, copy)
+    for path in (copy, patient.path):
+        with Store.open(path, files=DISK, **OPTIONS) as store:
+            fill(store, Ledger())
+    patient.truth = truth_of(patient.path)
+    ours, theirs = (
+        sorted(Path(path, "segments").glob("*.seg"))[-1] for path in (patient.path, copy)
+    )
+    assert ours.name == theirs.name
+    shutil.copy(theirs, ours)
 
 
 def lie_about(patient: Patient) -> None:
@@ -350,6 +363,15 @@ MOVES: dict[str, tuple[str, Callable[[Patient], object]]] = {
     "a segment is there twice, under a second name": (
         "closed",
         lambda p: shutil.copy(p.segments()[1], p.segments()[1].with_name(f"{99:020}.seg")),
+    ),
+    "a segment comes from a copy of this journal that went another way": (
+        "closed", another_way
+    ),
+    "the newest segment is deleted, with the hint, and its sidecar is left": (
+        "covered", lambda p: (p.file("tail.hint").unlink(), delete(p, -1))
+    ),
+    "the newest segment loses its end, and only its sidecar knows": (
+        "covered", lambda p: (p.file("tail.hint").unlink(), os.truncate(p.segments()[-1], 9000))
     ),
     "a segment comes from another journal": (
         "closed",
@@ -410,7 +432,7 @@ def test_a_move_is_answered_as_the_table_says(what: str, tmp_path: Path) -> None
     state, move = MOVES[what]
     patient = Patient(state, tmp_path)
     move(patient)
-    verdict = patient.judge(expectations("moves", 1)[what], what)
+    verdict = patient.judge(expectations("moves", 1)[what], what, patient.near)
     if verdict.word == "cut":
         # The open event, and what stood in its right place before the first record that does not.
         assert verdict.events == (2 if "twice" in what else 1)

@@ -15,7 +15,7 @@ import pytest
 
 from batpak import Durability, Store
 from batpak.errors import BatpakError, Indeterminate, JournalPoisoned, Unavailable
-from tests.support.checker import Ledger, check_journal, segment_bytes
+from tests.support.checker import Ledger, check_journal
 from tests.support.effort import EXHAUSTIVE, SEED, draws
 from tests.support.faulty_files import DISK, Fault, FaultyFiles, Killed
 
@@ -163,18 +163,28 @@ def test_a_crash_in_recovery_leaves_one_copy_of_the_tear(tmp_path: Path) -> None
     print(f"{tried} crashes in one recovery")
 
 
-def test_epochs_go_up_whatever_a_crash_threw_away(tmp_path: Path) -> None:
-    path, ledger, epochs = str(tmp_path / "journal"), Ledger(), [0]
-    for _ in range(6):
-        files = FaultyFiles()
-        store = Store.open(path, files=files, durability=Durability.OS)
-        assert store.open_report.epoch > epochs[-1]
-        epochs.append(store.open_report.epoch)
+def test_an_epoch_is_not_used_again_though_its_only_record_was_torn(tmp_path: Path) -> None:
+    path, ledger = str(tmp_path / "journal"), Ledger()
+    with Store.open(path, files=DISK, preallocate=0) as store:
         ledger.commit(store, "player:0")
-        bury(files, store)
-        # The open event itself is torn off: only what lies behind the log knows its epoch.
-        (name, data), *_ = reversed(segment_bytes(path).items())
-        assert data
-        assert name
+        assert store.open_report.epoch == 1
+    for crashes in range(1, 4):
+        copy, recorded = str(tmp_path / f"copy{crashes}"), FaultyFiles()
+        shutil.copytree(path, copy)
+        Store.open(copy, files=recorded, preallocate=0).close()
+        writes = [
+            place
+            for place, operation in enumerate(recorded.operations)
+            if operation.name == "pwrite" and operation.path.endswith(".seg")
+        ]
+        # The open event, the close event and the pad are the last three writes to the log.
+        files = FaultyFiles()
+        files.arm(writes[-3], Fault.KILL_TORN)
+        with pytest.raises(Killed):
+            Store.open(path, files=files, preallocate=0)
+        files.bury()
+        assert files.fired[0].data.startswith(b"BPC1"), "its header got to the disk"
+    with Store.open(path, files=DISK) as store:
+        assert store.open_report.cut is not None
+        assert store.open_report.epoch == 5, "1, three crashes, this one"
     check_journal(path, ledger)
-    assert epochs == sorted(set(epochs))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,8 +181,3 @@ def identity_regions(root: Path) -> Iterator[Region]:
         yield Region(name, start, end, what)
         at = end
     yield Region(name, at, len(data), "identity, the rest")
-
-
-def is_hint_valid(data: bytes) -> bool:
-    """Whether a tail hint's checksum is right."""
-    return len(data) == 64 and struct.unpack_from("<I", data, 4)[0] == zlib.crc32(data[8:])

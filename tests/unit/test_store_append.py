@@ -22,6 +22,7 @@ from batpak import (
     CausationId,
     Coordinate,
     CorrelationId,
+    Durability,
     EventFlag,
     EventId,
     EventKind,
@@ -343,8 +344,6 @@ def test_links_of_the_batch_hold_for_items_without_their_own(store: Store) -> No
 
 @pytest.mark.proves("INV-BATCH-ATOMIC-VISIBILITY")
 def test_readers_see_all_of_a_batch_or_none(tmp_path: Path) -> None:
-    from batpak import Durability
-
     with Store.open(
         tmp_path / "journal", durability=Durability.OS, segment_max_bytes=4096
     ) as store:
@@ -352,8 +351,13 @@ def test_readers_see_all_of_a_batch_or_none(tmp_path: Path) -> None:
         done = threading.Event()
 
         def read() -> None:
-            while not done.is_set():
+            while True:
+                last = done.is_set()
                 seen.add(len(store) % 4)
+                seen.add((1 + store.count(Region(kind=NOTE))) % 4)
+                seen.add((1 + len(list(store.entity(ALICE.entity)))) % 4)
+                if last:
+                    return
 
         reader = threading.Thread(target=read)
         reader.start()
@@ -534,6 +538,8 @@ def test_a_refused_append_names_the_fault_and_leaves_no_trace(
         assert type(caught.value) is error
         assert {name: getattr(caught.value, name) for name in fields} == fields
         assert isinstance(caught.value, InvalidInput)
+        if "index" in fields:
+            assert f"index={fields['index']}" in str(caught.value)
 
 
 def test_at_the_limits_everything_is_taken(store: Store) -> None:
@@ -652,8 +658,6 @@ def test_an_import_keeps_the_items_own_extensions(store: Store) -> None:
 
 
 def test_an_import_far_back_is_still_found(tmp_path: Path) -> None:
-    from batpak import Durability
-
     with Store.open(tmp_path / "journal", durability=Durability.OS) as store:
         store.append_imported("log", 7, [Item(ALICE, 1, kind=NOTE)])
         store.append_many([Item(ALICE, n, kind=NOTE) for n in range(3000)])

@@ -31,7 +31,7 @@ from batpak import (
     Store,
     Watermark,
 )
-from batpak.errors import JournalPoisoned, NoSpace, StorageFailed, WaitTimeout
+from batpak.errors import JournalPoisoned, NoSpace, StorageFailed, StoreClosed, WaitTimeout
 from tests.watched_files import WAIT, WatchedFiles
 
 ALICE = Coordinate("player:alice", "room:dungeon")
@@ -420,6 +420,10 @@ def test_a_failed_sync_tells_every_waiter_and_ends_writing(tmp_path: Path) -> No
         assert store.verify().ok
         with pytest.raises(JournalPoisoned):
             store.close()
+        # Closed all the same: once is enough.
+        store.close()
+        with pytest.raises(StoreClosed):
+            store.at(0)
     # Only a new open clears it. The bytes are there, so the receipts are found again.
     with Store.open(tmp_path / "journal") as again:
         for receipt in (kept, *receipts):

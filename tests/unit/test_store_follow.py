@@ -157,7 +157,7 @@ def closed_journal(path: Path, count: int = 5) -> None:
 
 
 @pytest.mark.proves("INV-REWOUND-DETECTED")
-@pytest.mark.parametrize("how", ["cut", "replaced", "other-tail", "gone", "emptied"])
+@pytest.mark.parametrize("how", ["cut", "replaced", "other-tail", "gone", "emptied", "header"])
 def test_a_journal_that_lost_what_was_read_is_refused(path: Path, tmp_path: Path, how: str) -> None:
     closed_journal(path)
     shutil.copytree(path, tmp_path / "older")
@@ -181,6 +181,11 @@ def test_a_journal_that_lost_what_was_read_is_refused(path: Path, tmp_path: Path
             shutil.copy(tmp_path / "older" / "segments" / FIRST, segment)
         elif how == "gone":
             segment.unlink()
+        elif how == "header":
+            # Every record is as it was, but this is not the file that was read.
+            data = bytearray(segment.read_bytes())
+            data[40] ^= 1
+            segment.write_bytes(data)
         else:
             segment.write_bytes(b"")
         with pytest.raises(JournalRewound) as caught:
@@ -192,6 +197,21 @@ def test_a_journal_that_lost_what_was_read_is_refused(path: Path, tmp_path: Path
         assert "open the journal anew" in error.advice
         with pytest.raises(JournalRewound):
             reader.at(seen)
+
+
+@pytest.mark.proves("INV-REWOUND-DETECTED")
+def test_a_last_event_that_lost_its_end_is_missed(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with Store.open(path, preallocate=0) as store:
+        note(store, 1)
+        shutil.copytree(path, copy)
+    segment = copy / "segments" / FIRST
+    with Store.open(copy, mode="r") as reader:
+        assert len(reader) == 2
+        # The record's header stays, the end of its payload goes.
+        segment.write_bytes(segment.read_bytes()[:-8])
+        with pytest.raises(JournalRewound):
+            reader.refresh()
 
 
 def test_damage_below_the_durable_bound_is_named_and_what_precedes_is_served(path: Path) -> None:

@@ -8,15 +8,18 @@ import json
 import logging
 import os
 import stat
+import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batpak import Coordinate, Durability, EventKind, Region, Store, StoreConfig, payload
+from batpak import Coordinate, Durability, EventKind, Item, Region, Store, StoreConfig, payload
 from batpak.config import Every
 from batpak.errors import (
     BatpakError,
@@ -173,9 +176,6 @@ def test_a_close_that_fails_does_not_hide_the_first_error(tmp_path: Path) -> Non
 def test_a_dropped_store_says_so_and_frees_the_lock(
     tmp_path: Path, as_errors: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
-    import sys
-    import warnings
-
     store = Store.open(tmp_path / "journal")
     store.append(ALICE, 1, kind=NOTE)
     unraisable: list[Any] = []
@@ -203,6 +203,7 @@ def test_a_closed_store_is_dropped_in_silence(tmp_path: Path) -> None:
 
 
 def test_descriptors_are_given_back(tmp_path: Path) -> None:
+    gc.collect()
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(3):
         fill(tmp_path / "journal", 30, segment_max_bytes=4096)
@@ -216,6 +217,7 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
 
 def test_a_failed_open_gives_descriptors_and_lock_back(tmp_path: Path) -> None:
     fill(tmp_path / "journal")
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     files = WatchedFiles()
     files.refuse("pwrite", FIRST, errno.ENOSPC)
@@ -536,8 +538,6 @@ def test_a_full_segment_is_followed_by_one_named_by_its_first_sequence(tmp_path:
             assert file.with_suffix(".idx").exists()
         assert [event.raw[0] for event in store.query(Region(kind=NOTE))] == [*range(60)]
         # However large, a batch stays whole.
-        from batpak import Item
-
         before = store.stats().segments
         store.append_many([Item.raw(ALICE, NOTE, bytes(1000))] * 50)
         assert store.stats().segments <= before + 1
@@ -625,8 +625,6 @@ def test_an_option_at_its_bounds_is_taken(tmp_path: Path, option: str, value: An
 
 
 def test_every_option_has_been_tried() -> None:
-    from dataclasses import fields
-
     names = {field.name for field in fields(StoreConfig)}
     assert {name for name, _ in GOOD_OPTIONS} == names
     assert {name for name, _ in BAD_OPTIONS} | {"clock"} == names

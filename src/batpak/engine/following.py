@@ -147,7 +147,7 @@ class Follower:
         self._state = salt_crc(newest.header.salt)
         self._chain = first_chain(newest.header)
         self._last_record = None
-        part = usable_sidecar(self._files, self._layout, newest, self._pool.get(newest.base))
+        part = usable_sidecar(self._files, self._layout, newest, self._pool)
         sidecar = newest.sidecar
         if part is not None and sidecar is not None:
             self._index.append(newest.base, part)
@@ -312,6 +312,7 @@ class Follower:
     def close(self) -> None:
         """Let go of the files."""
         self._pool.close()
+        self._index.clear()
 
 
 def _finding(error: JournalCorrupt) -> Finding:

@@ -115,6 +115,8 @@ class _Phases:
 def check_place(layout: Layout, config: StoreConfig) -> None:
     """Raises NotAJournal or NetworkFilesystem where no journal may be opened."""
     root = layout.root
+    if "\0" in root:
+        raise NotAJournal("a path has no NUL", file=root, advice="name another path")
     if os.path.lexists(root) and not os.path.isdir(root):
         raise NotAJournal(
             "a journal is a directory, and this is a file", file=root, advice="name another path"
@@ -481,7 +483,7 @@ def _start(
     files: Files, layout: Layout, pool: SegmentPool, index: Index, newest: Found
 ) -> Chain | None:
     """Where the walk of the newest segment may begin, its sidecar being in the index."""
-    part = usable_sidecar(files, layout, newest, pool.get(newest.base))
+    part = usable_sidecar(files, layout, newest, pool)
     if part is None or newest.sidecar is None:
         return None
     index.append(newest.base, part)

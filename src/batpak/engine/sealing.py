@@ -95,7 +95,7 @@ def map_sidecar(
     base = header.base_sequence
     pool.forget(base)
     found = Found(base, layout.segment(base), header, sidecar)
-    part = usable_sidecar(files, layout, found, pool.get(base))
+    part = usable_sidecar(files, layout, found, pool)
     if part is None:
         return False
     index.replace(base, part)

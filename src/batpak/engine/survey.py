@@ -19,7 +19,7 @@ from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout, parse_segment_name
-from batpak.journal.reading import SegmentPool, SegmentReader
+from batpak.journal.reading import SegmentPool
 from batpak.journal.record import Chain, Record, salt_crc
 from batpak.journal.recovery import Witness, first_chain, last_nonzero, walk
 from batpak.journal.sidecar import (
@@ -32,6 +32,9 @@ from batpak.journal.writer import Head, apply_record
 
 if TYPE_CHECKING:
     from batpak.index.mapped import MappedPart
+
+_READ_WHOLE = 1 << 20
+"""Sidecars up to this length are read into memory, larger ones mapped."""
 
 __all__ = [
     "Found",
@@ -177,7 +180,7 @@ def _orphans(files: Files, layout: Layout, identity: Identity, bases: set[int]) 
 
 
 def usable_sidecar(
-    files: Files, layout: Layout, found: Found, read: SegmentReader
+    files: Files, layout: Layout, found: Found, pool: SegmentPool
 ) -> MappedPart | None:
     """The segment's sidecar as an index part; None unless it agrees with the segment."""
     sidecar = found.sidecar
@@ -188,20 +191,30 @@ def usable_sidecar(
 
     chain = Chain(sidecar.last_record_offset, 0, 0, 0)
     try:
-        data = read.read(chain.offset, 64)
+        reader = pool.get(found.base)
+        data = reader.read(chain.offset, 64)
         if len(data) < 64 or int.from_bytes(data[4:8], "little") != sidecar.last_head_crc:
             return None
-        if not HEADER_SIZE <= chain.offset < sidecar.covered <= read.size():
+        if not HEADER_SIZE <= chain.offset < sidecar.covered <= reader.size():
             return None
         fd = files.open(layout.sidecar(found.base), os.O_RDONLY)
         with closing(files, fd):
             size = files.fstat(fd).st_size
             if size < sidecar_bytes(sidecar):
                 return None
-            mapped = files.map(fd, size)
+            # A map keeps a descriptor of its own: many small sidecars must not use them up.
+            small = size <= _READ_WHOLE
+            data_of = files.pread(fd, size, 0) if small else files.map(fd, size)
+            if len(data_of) < size:
+                return None
     except (OSError, ValueError, Unavailable):
         return None
-    return MappedPart.of(sidecar, mapped, read.read)
+
+    def read(offset: int, length: int) -> bytes:
+        # Through the pool each time: a part must not keep its segment open.
+        return pool.get(found.base).read(offset, length)
+
+    return MappedPart.of(sidecar, data_of, read)
 
 
 def covered_chain(sidecar: SidecarHeader) -> Chain:
@@ -230,7 +243,7 @@ def load_sealed(
     Raises JournalCorrupt: in such a segment an invalid position is damage.
     """
     reader = pool.get(found.base)
-    part = usable_sidecar(files, layout, found, reader)
+    part = usable_sidecar(files, layout, found, pool)
     sidecar = found.sidecar
     if part is not None and sidecar is not None and sidecar.next_sequence == next_base:
         index.append(found.base, part)

@@ -56,7 +56,7 @@ class MappedPart:
     def __init__(
         self,
         header: SidecarHeader,
-        data: mmap.mmap,
+        data: mmap.mmap | bytes,
         arrays: dict[str, memoryview],
         read: Callable[[int, int], bytes],
     ) -> None:
@@ -89,7 +89,7 @@ class MappedPart:
 
     @classmethod
     def of(
-        cls, header: SidecarHeader, data: mmap.mmap, read: Callable[[int, int], bytes]
+        cls, header: SidecarHeader, data: mmap.mmap | bytes, read: Callable[[int, int], bytes]
     ) -> MappedPart | None:
         """The part in a mapped sidecar; None when an array's checksum or length is wrong."""
         view = memoryview(data)

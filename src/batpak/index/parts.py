@@ -77,6 +77,11 @@ class Index:
             # Readers that race see the old slots or the new ones; both name the same rows.
             self.slots = tuple(slots)
 
+    def clear(self) -> None:
+        """Let go of every part, and so of its map; readers under way keep theirs."""
+        with self._changing:
+            self.slots = ()
+
     def slot_of(self, sequence: int) -> Slot:
         """The slot that holds `sequence`, which is below the reader's bound."""
         slots = self.slots

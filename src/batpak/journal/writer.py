@@ -281,6 +281,11 @@ class Writer:
             self._check_present()
 
     @property
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the one that opened the journal."""
+        return self._forked
+
+    @property
     def is_closed(self) -> bool:
         """Whether the writer was closed."""
         return self._closed
