@@ -9,19 +9,21 @@ from __future__ import annotations
 import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
-from batpak.index.columns import Columns, Tally
+from batpak.errors import JournalCorrupt
 from batpak.index.query import Query, name_ranges
 from batpak.journal.sidecar import ARRAYS, SidecarHeader, array_of
 
 __all__ = ["MappedPart"]
 
-Rows = npt.NDArray[np.uint32]
-"""Row numbers within a part, ascending."""
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from batpak.index.columns import Columns, Tally
+    from batpak.index.growing import Rows
 
 _CLOCK_AT: Final = 72
 _OTHER: Final = frozenset(
@@ -35,7 +37,7 @@ _OTHER: Final = frozenset(
 class _Names:
     """A sorted table of names, read where it stands."""
 
-    def __init__(self, starts: npt.NDArray[np.uint32], text: memoryview) -> None:
+    def __init__(self, starts: memoryview[int], text: memoryview) -> None:
         self._starts = starts
         self._text = text
 
@@ -64,27 +66,19 @@ class MappedPart:
         self.first = header.base_sequence
         self._data = data
         self._read = read
-        column: dict[str, npt.NDArray[np.uint32]] = {
-            name: np.frombuffer(array, np.uint32)
-            for name, array in arrays.items()
-            if name not in _OTHER
-        }
-        self._kind = np.frombuffer(arrays["kind"], np.uint16)
-        self._kind_value = np.frombuffer(arrays["kind_value"], np.uint16)
-        self._hlc = np.frombuffer(arrays["hlc"], np.uint64)
+        self._arrays = arrays
         self._hashes = arrays["event_hash"]
         self._hashes_at = header.table[ARRAYS.index("event_hash")][0]
-        self._row_offset = column["row_offset"]
-        self._metadata_offset = column["metadata_offset"]
-        self._envelope_offset = column["envelope_offset"]
         # Item access of a memoryview gives Python integers several times faster than NumPy.
         self._places = tuple(
             arrays[name].cast("I") for name in ("row_offset", "metadata_offset", "envelope_offset")
         )
         self._hlcs = arrays["hlc"].cast("Q")
-        self._column = column
-        self._entities = _Names(column["entity_text_start"], arrays["entity_text"])
-        self._scopes = _Names(column["scope_text_start"], arrays["scope_text"])
+        starts = {
+            name: arrays[name].cast("I") for name in ("entity_text_start", "scope_text_start")
+        }
+        self._entities = _Names(starts["entity_text_start"], arrays["entity_text"])
+        self._scopes = _Names(starts["scope_text_start"], arrays["scope_text"])
         self._foreign = arrays["foreign_id"]
 
     @classmethod
@@ -99,7 +93,40 @@ class MappedPart:
             if array is None:
                 return None
             arrays[name] = array
-        return cls(header, data, arrays, read) if _consistent(header, arrays) else None
+        return cls(header, data, arrays, read) if _lengths_fit(header, arrays) else None
+
+    @cached_property
+    def _column(self) -> dict[str, npt.NDArray[np.uint32]]:
+        """The arrays of 32-bit integers, for NumPy, which only questions about many rows need.
+
+        Raises JournalCorrupt when numbers point outside: then the file was not made by us.
+        """
+        import numpy as np
+
+        if not _numbers_fit(self.header.count, self._arrays):
+            raise JournalCorrupt(
+                f"the sidecar of segment {self.first} contradicts itself",
+                sequence=self.first,
+                reason="sidecar",
+                advice="delete the segment's .idx file and open the journal again",
+            )
+        return {
+            name: np.frombuffer(array, np.uint32)
+            for name, array in self._arrays.items()
+            if name not in _OTHER
+        }
+
+    @cached_property
+    def _kind(self) -> npt.NDArray[np.uint16]:
+        import numpy as np
+
+        return np.frombuffer(self._arrays["kind"], np.uint16)
+
+    @cached_property
+    def _kind_value(self) -> npt.NDArray[np.uint16]:
+        import numpy as np
+
+        return np.frombuffer(self._arrays["kind_value"], np.uint16)
 
     @property
     def end(self) -> int:
@@ -119,18 +146,23 @@ class MappedPart:
 
     def located(self, low: int, high: int) -> tuple[bytes, bytes]:
         """Event hashes, and row offsets as u32, of rows [low, high), end to end."""
-        return bytes(self._hashes[32 * low : 32 * high]), self._row_offset[low:high].tobytes()
+        return bytes(self._hashes[32 * low : 32 * high]), self._arrays["row_offset"][
+            4 * low : 4 * high
+        ].tobytes()
 
     def offsets(self, rows: Rows) -> tuple[list[int], list[int], list[int]]:
         """Offsets of row, metadata and envelope for each of `rows`."""
+        column = self._column
         return (
-            self._row_offset[rows].tolist(),
-            self._metadata_offset[rows].tolist(),
-            self._envelope_offset[rows].tolist(),
+            column["row_offset"][rows].tolist(),
+            column["metadata_offset"][rows].tolist(),
+            column["envelope_offset"][rows].tolist(),
         )
 
     def select(self, query: Query, low: int, high: int) -> Rows:
         """Rows in [low, high) that match, ascending."""
+        import numpy as np
+
         if query.is_all:
             return np.arange(low, high, dtype=np.uint32)
         if query.entity is not None or query.clock is not None:
@@ -168,6 +200,8 @@ class MappedPart:
         return _ascending(found, alone=len(found) == 1)
 
     def _rows_of_scope(self, scope: bytes) -> Rows:
+        import numpy as np
+
         number = _index_of(self._scopes, scope)
         if number is None:
             return np.empty(0, np.uint32)
@@ -175,6 +209,8 @@ class MappedPart:
         return self._column["scope_postings"][starts[number] : starts[number + 1]]
 
     def _rows_of_kinds(self, kinds: tuple[int, int]) -> Rows:
+        import numpy as np
+
         values, starts = self._kind_value, self._column["kind_postings_start"]
         low = int(np.searchsorted(values, kinds[0]))
         high = int(np.searchsorted(values, kinds[1], side="right"))
@@ -213,13 +249,17 @@ class MappedPart:
         number = _index_of(self._entities, entity)
         if number is None:
             return None
-        starts = self._column["entity_postings_start"]
-        own = self._column["entity_postings"][starts[number] : starts[number + 1]]
-        place = int(np.searchsorted(own, rows))
-        return int(own[place - 1]) if place else None
+        starts = self._arrays["entity_postings_start"].cast("I")
+        postings = self._arrays["entity_postings"].cast("I")
+        place = bisect_left(postings, rows, starts[number], starts[number + 1])
+        return postings[place - 1] if place > starts[number] else None
 
     def tally(self, rows: int) -> Tally:
         """Names and kinds; `rows` is all of them, for a part is below every bound."""
+        import numpy as np
+
+        from batpak.index.columns import Tally
+
         del rows
         starts = self._column["kind_postings_start"].astype(np.int64)
         numbers = np.diff(starts).tolist()
@@ -230,19 +270,23 @@ class MappedPart:
 
     def columns(self) -> Columns:
         """Everything in this part, as arrays."""
+        import numpy as np
+
+        from batpak.index.columns import Columns
+
         column = self._column
         table = bytes(self._foreign)
         return Columns(
             bytes(self._hashes),
-            self._row_offset,
-            self._metadata_offset,
-            self._envelope_offset,
+            column["row_offset"],
+            column["metadata_offset"],
+            column["envelope_offset"],
             list(self._entities),
             column["entity_number"],
             list(self._scopes),
             column["scope_number"],
             self._kind,
-            self._hlc,
+            np.frombuffer(self._arrays["hlc"], np.uint64),
             [
                 (table[at : at + 16], int.from_bytes(table[at + 16 : at + 20], "little"))
                 for at in range(0, len(table), 24)
@@ -256,45 +300,55 @@ def _index_of(names: _Names, name: bytes) -> int | None:
 
 
 def _ascending(found: list[Rows], *, alone: bool) -> Rows:
+    import numpy as np
+
     if not found:
         return np.empty(0, np.uint32)
     rows = found[0] if len(found) == 1 else np.concatenate(found)
     return rows if alone else np.sort(rows)
 
 
-def _consistent(header: SidecarHeader, arrays: dict[str, memoryview]) -> bool:
-    """Whether array lengths and numbers fit each other, so that no lookup leaves them."""
+def _lengths_fit(header: SidecarHeader, arrays: dict[str, memoryview]) -> bool:
+    """Whether the arrays' lengths fit each other."""
     n = header.count
-    if n == 0:
-        return False
     size = {name: len(array) for name, array in arrays.items()}
     four = (
         "row_offset", "metadata_offset", "envelope_offset", "entity_number", "scope_number",
         "entity_postings", "scope_postings", "kind_postings",
     )  # fmt: skip
-    if size["event_hash"] != 32 * n or size["kind"] != 2 * n or size["foreign_id"] % 24:
+    if n == 0 or size["event_hash"] != 32 * n or size["kind"] != 2 * n or size["hlc"] != 8 * n:
         return False
-    if any(size[name] != 4 * n for name in four):
+    if any(size[name] != 4 * n for name in four) or size["foreign_id"] % 24:
         return False
-    if any(size[name] % 4 for name in arrays if name.endswith("_start")) or size["kind_value"] % 2:
+    if any(size[name] % 4 or size[name] < 8 for name in arrays if name.endswith("_start")):
         return False
-    if size["hlc"] != 8 * n:
+    if size["kind_value"] != 2 * (size["kind_postings_start"] // 4 - 1):
         return False
-    for axis, text in (("entity", "entity_text"), ("scope", "scope_text"), ("kind", "kind_value")):
-        starts = np.frombuffer(arrays[f"{axis}_postings_start"], "<u4").astype(np.int64)
-        if len(starts) < 2 or starts[0] != 0 or starts[-1] != n or np.any(np.diff(starts) < 0):
+    for axis in ("entity", "scope"):
+        if size[f"{axis}_text_start"] != size[f"{axis}_postings_start"]:
             return False
-        if np.frombuffer(arrays[f"{axis}_postings"], "<u4").max() >= n:
+        if arrays[f"{axis}_text_start"].cast("I")[-1] != size[f"{axis}_text"]:
             return False
-        if axis == "kind":
-            if size[text] != 2 * (len(starts) - 1):
+    return True
+
+
+def _numbers_fit(n: int, arrays: dict[str, memoryview]) -> bool:
+    """Whether every number stays inside of what it points into."""
+    import numpy as np
+
+    def of(name: str) -> npt.NDArray[np.int64]:
+        return np.frombuffer(arrays[name], "<u4").astype(np.int64)
+
+    for axis in ("entity", "scope", "kind"):
+        starts = of(f"{axis}_postings_start")
+        if starts[0] != 0 or starts[-1] != n or np.any(np.diff(starts) < 0):
+            return False
+        if of(f"{axis}_postings").max() >= n:
+            return False
+        if axis != "kind":
+            texts = of(f"{axis}_text_start")
+            if texts[0] != 0 or np.any(np.diff(texts) <= 0):
                 return False
-            continue
-        if np.frombuffer(arrays[f"{axis}_number"], "<u4").max() >= len(starts) - 1:
-            return False
-        texts = np.frombuffer(arrays[f"{axis}_text_start"], "<u4").astype(np.int64)
-        if len(texts) != len(starts) or texts[0] != 0 or texts[-1] != size[text]:
-            return False
-        if np.any(np.diff(texts) <= 0):
-            return False
+            if of(f"{axis}_number").max() >= len(starts) - 1:
+                return False
     return True
