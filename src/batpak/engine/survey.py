@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from batpak.errors import JournalCorrupt, Unavailable
 from batpak.event import NO_HASH
 from batpak.files import Files, closing, read_small, refusal
 from batpak.index.growing import GrowingPart
+from batpak.index.mapped import MappedPart
 from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
@@ -29,9 +29,6 @@ from batpak.journal.sidecar import (
     sidecar_bytes,
 )
 from batpak.journal.writer import Head, apply_record
-
-if TYPE_CHECKING:
-    from batpak.index.mapped import MappedPart
 
 _READ_WHOLE = 1 << 20
 """Sidecars up to this length are read into memory, larger ones mapped."""
@@ -186,9 +183,6 @@ def usable_sidecar(
     sidecar = found.sidecar
     if sidecar is None or sidecar.durable < sidecar.next_sequence or not sidecar.count:
         return None
-    # With it comes NumPy, which a journal without sidecars can open without.
-    from batpak.index.mapped import MappedPart
-
     chain = Chain(sidecar.last_record_offset, 0, 0, 0)
     try:
         reader = pool.get(found.base)
