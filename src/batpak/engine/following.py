@@ -11,7 +11,7 @@ import threading
 import time
 
 from batpak.config import StoreConfig
-from batpak.engine.opening import check_place
+from batpak.engine.opening import check_place, tell_opened
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport
 from batpak.engine.survey import (
@@ -76,6 +76,7 @@ class Follower:
         except BaseException:
             self._pool.close()
             raise
+        tell_opened(layout, "r", self.report, self.bound)
 
     def _no_journal(self) -> NotAJournal | Damaged:
         if os.path.isdir(self._layout.segments) and self._files.listdir(self._layout.segments):
@@ -159,6 +160,11 @@ class Follower:
         self._part = GrowingPart(self._chain.sequence)
         self._index.append(newest.base, self._part)
         return part is not None
+
+    @property
+    def durable(self) -> int:
+        """The greatest durable bound that some witness names; 0 when there is none."""
+        return self._durable
 
     @property
     def promised(self) -> int:
