@@ -733,14 +733,3 @@ def test_colliding_kinds_are_met_as_the_option_says(
                 assert [e.value for e in store.query(Region(kind=EventKind(1, 1)))] == [
                     {"x": 1}, {"x": 2},
                 ]  # fmt: skip
-
-
-def test_a_slow_sync_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING), Store.open(tmp_path / "a", sync_warning=3600) as store:
-        store.append(ALICE, 1, kind=NOTE)
-        assert not caplog.records
-    with caplog.at_level(logging.WARNING), Store.open(tmp_path / "b", sync_warning=1e-9) as store:
-        caplog.clear()
-        store.append(ALICE, 1, kind=NOTE)
-        assert [record.name for record in caplog.records] == ["batpak.journal"]
-        assert FIRST in caplog.text
