@@ -42,7 +42,7 @@ from batpak.journal.record import (
     read_record,
     salt_crc,
 )
-from batpak.journal.recovery import first_chain, last_nonzero
+from batpak.journal.recovery import first_chain, last_nonzero, walk
 from batpak.journal.writer import Head, apply_record
 
 __all__ = ["Follower"]
@@ -176,6 +176,32 @@ class Follower:
     def log_end(self) -> int:
         """Offset after the last record accepted from the newest segment; 0 before any."""
         return self._chain.offset
+
+    def beyond(self) -> tuple[int, int]:
+        """What a reader can't show: the greatest durable bound that records behind its position
+        name, and the bytes behind all that is durable by then, trailing zeros left out.
+
+        Moves nothing. Raises Unavailable.
+        """
+        with self._lock:
+            durable, end = self._durable, self._chain.offset
+            if not self._index.slots:
+                return durable, 0
+            reader = self._pool.get(self._growing_header.base_sequence)
+
+            def learn(record: Record) -> None:
+                nonlocal durable
+                durable = max(durable, record.header.durable)
+
+            def pass_by(record: Record) -> None:
+                nonlocal end
+                if record.next_sequence <= durable:
+                    end = record.end
+
+            # Twice: a later record may prove an earlier one.
+            for apply in (learn, pass_by):
+                walk(reader.read, reader.size(), self._chain, self._state, apply)
+            return durable, last_nonzero(reader.read, reader.size(), end) - end
 
     def refresh(self) -> int:
         """Pick up what became visible. Raises JournalRewound, JournalCorrupt, Damaged."""

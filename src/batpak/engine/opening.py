@@ -71,7 +71,7 @@ from batpak.journal.writer import (
     create_segment,
 )
 
-__all__ = ["Opened", "check_place", "open_for_writing", "tell_opened"]
+__all__ = ["Opened", "check_place", "check_strangers", "open_for_writing", "tell_opened"]
 
 logger = logging.getLogger("batpak.open")
 
@@ -148,7 +148,7 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
     check_place(layout, config)
     with phases("lock"):
         created_parents = _make_root(files, layout)
-        _check_strangers(files, layout)
+        check_strangers(files, layout)
         lock_fd = _take_lock(files, layout)
     opened_fds = [lock_fd]
     pools: list[SegmentPool] = []
@@ -407,7 +407,7 @@ def _make_root(files: Files, layout: Layout) -> list[str]:
     return parents
 
 
-def _check_strangers(files: Files, layout: Layout) -> None:
+def check_strangers(files: Files, layout: Layout) -> None:
     """Raises NotAJournal when the directory holds something else."""
     try:
         names = files.listdir(layout.root)
