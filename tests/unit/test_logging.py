@@ -165,7 +165,8 @@ def listening() -> Iterator[Kept]:
         assert facts[0] == "code"
         row = Row(record.name, record.levelname, vars(record)["code"], tuple(facts[1:]))
         assert row in rows
-        assert record.getMessage()
+        # A path need not be UTF-8, and a log file is.
+        assert record.getMessage().encode()
 
 
 def note(store: Store, **options: Any) -> None:
@@ -333,6 +334,27 @@ def test_colliding_kinds_are_told_where_the_option_says_so(tmp_path: Path) -> No
     error = kept.one("kind-collision").error
     assert One.__qualname__ in error
     assert Two.__qualname__ in error
+
+
+def test_a_path_that_is_no_text_can_still_be_logged(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"j\xff")
+    files = WatchedFiles()
+    files.refuse("allocate", SEGMENT, errno.EOPNOTSUPP)
+    with listening() as kept:
+        store = Store.open(path, files=files, clock=lambda: 9_000_000)
+        note(store)
+        files.refuse("sync_data", SEGMENT, errno.EIO)
+        with pytest.raises(Indeterminate):
+            note(store)
+        with pytest.raises(JournalPoisoned):
+            store.close()
+        with (path / "segments" / SEGMENT).open("ab") as file:
+            file.write(b"torn")
+        with Store.open(path, clock=lambda: 5_000_000):
+            pass
+    told = {record.code for record in kept.records}  # type: ignore[attr-defined]  # every record has one
+    assert told == {"opened", "not-reserved", "poisoned", "tail-cut", "clock-behind"}
+    assert kept.one("tail-cut").file == str(path / "segments" / SEGMENT)
 
 
 def test_nothing_is_said_when_all_is_well(tmp_path: Path) -> None:

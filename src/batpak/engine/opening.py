@@ -360,7 +360,7 @@ def _report_clock(opened: Opened, last_ms: int) -> None:
         opened.report = replace(opened.report, clock_behind_ms=behind)
         root = opened.layout.root
         logger.warning(
-            "the clock is %d ms behind the last event of %s", behind, root,
+            "the clock is %d ms behind the last event of %r", behind, root,
             extra={"code": "clock-behind", "journal": root, "behind_ms": behind},
         )  # fmt: skip
 
@@ -372,7 +372,7 @@ def tell_opened(layout: Layout, mode: str, report: OpenReport, events: int) -> N
     """
     root = layout.root
     logger.info(
-        "opened %s: epoch %d, %d segments, %d events", root, report.epoch, report.segments, events,
+        "opened %r: epoch %d, %d segments, %d events", root, report.epoch, report.segments, events,
         extra={
             "code": "opened", "journal": root, "mode": mode, "epoch": report.epoch,
             "segments": report.segments, "events": events, "report": report,
@@ -614,7 +614,7 @@ def _cut_tail(files: Files, layout: Layout, newest: Found, tail: Tail, fd: int) 
     if not length:
         return None
     logger.warning(
-        "cut %d bytes from %s at %d: %s", length, newest.path, end, tail.problem.reason,
+        "cut %d bytes from %r at %d: %s", length, newest.path, end, tail.problem.reason,
         extra={
             "code": "tail-cut", "file": newest.path, "offset": end, "bytes": length,
             "reason": tail.problem.reason, "quarantine": path,

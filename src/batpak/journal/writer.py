@@ -599,7 +599,7 @@ class Writer:
         except OSError as error:
             self.reserving = Reserving(self.reserving.done, str(error))
             logger.debug(
-                "no space reserved ahead in %s: %s", segment.path, str(error),
+                "no space reserved ahead in %r: %s", segment.path, str(error),
                 extra={"code": "not-reserved", "file": segment.path, "error": str(error)},
             )  # fmt: skip
             # Not asked again until the log has grown by as much.
@@ -613,7 +613,7 @@ class Writer:
             self._poison, self._ended = cause, True
             root = self._layout.root
             logger.error(
-                "journal %s is poisoned: %s", root, cause,
+                "journal %r is poisoned: %s", root, cause,
                 extra={"code": "poisoned", "journal": root, "error": str(cause)},
             )  # fmt: skip
 
@@ -797,7 +797,7 @@ class Writer:
         if took > bound:
             path = log.segment.path
             logger.warning(
-                "a sync of %s took %.3f s", path, took,
+                "a sync of %r took %.3f s", path, took,
                 extra={"code": "slow-sync", "file": path, "seconds": took, "bound_seconds": bound},
             )  # fmt: skip
 
