@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, cast, overload
 
 import msgspec
 from blake3 import blake3
@@ -71,6 +71,9 @@ from batpak.journal.layout import Layout
 from batpak.journal.writer import Committed, Prepared, Writer
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt, encode_extensions
+
+if TYPE_CHECKING:
+    from batpak.engine.diagnostics import Diagnostics
 
 __all__ = [
     "Ancestry",
@@ -457,6 +460,13 @@ class _Reading:
             self.at(bound - 1).time if bound else None,
         )
 
+    def diagnostics(self) -> Diagnostics:
+        """What is seen of machine, directory, clock and syncs; tries only what writes nothing.
+
+        Source: docs/guide/diagnostics.md. Raises StoreClosed, StoreForked.
+        """
+        raise NotImplementedError
+
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return sum(self._reader.pool.get(base).size() for base in bases)
 
@@ -510,6 +520,14 @@ class ReadOnlyStore(_Reading):
         """
         self._bound()
         return self._follower.refresh()
+
+    def diagnostics(self) -> Diagnostics:
+        from batpak.engine.diagnostics import reader_diagnostics
+
+        return reader_diagnostics(
+            self._files, self._layout, str(self.journal_id), self._config, self._reader,
+            self._report, self._bound(), self._follower.durable,
+        )  # fmt: skip
 
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return super()._log_bytes(bases[:-1]) + self._follower.log_end
@@ -886,7 +904,10 @@ class Store(_Reading):
                         )
                     except Unavailable as error:
                         # The part in memory serves as well; whose append this is was written.
-                        logger.warning("a new sidecar is not used: %s", str(error))
+                        logger.warning(
+                            "a new sidecar is not used: %s", str(error),
+                            extra={"code": "sidecar-not-used", "error": str(error)},
+                        )  # fmt: skip
                 self._sealed.pop(0)
         finally:
             self._sealing.release()
@@ -954,6 +975,13 @@ class Store(_Reading):
         writer = self._writer
         writer.check_readable()
         return writer.visible
+
+    def diagnostics(self) -> Diagnostics:
+        from batpak.engine.diagnostics import writer_diagnostics
+
+        return writer_diagnostics(
+            self._files, self._opened, self._config, self._bound(), self._first_of_epoch
+        )
 
     def _log_bytes(self, bases: Sequence[int]) -> int:
         log = self._writer.log
@@ -1037,6 +1065,11 @@ def _dropped(writer: Writer, path: str) -> None:
     # First the lock: where warnings are errors, nothing after the warning runs.
     writer.abandon()
     writer.release()
+    # ResourceWarning is off by default; a log is where a program in production would look.
+    logger.warning(
+        "the store at %r was dropped without close(); its lock is freed now", path,
+        extra={"code": "dropped", "journal": path},
+    )  # fmt: skip
     warnings.warn(
         f"the store at {path!r} was dropped without close(); its lock is freed now",
         ResourceWarning,
@@ -1052,7 +1085,7 @@ def _check_kinds(config: StoreConfig) -> None:
     except KindCollision as error:
         if config.on_kind_collision == "refuse":
             raise
-        logger.warning("%s", str(error))
+        logger.warning("%s", str(error), extra={"code": "kind-collision", "error": str(error)})
 
 
 def _low(after: int | None) -> int:

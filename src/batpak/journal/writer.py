@@ -69,6 +69,7 @@ from batpak.journal.record import (
     salt_crc,
     seal_commit,
 )
+from batpak.journal.tally import Reserving, Syncs
 
 __all__ = ["Committed", "Head", "IndexSink", "Log", "Prepared", "Writer", "apply_record"]
 
@@ -293,9 +294,11 @@ class Writer:
         """Whether a write or a rotation began that was not finished or undone."""
         self._in_flight: Request | None = None
         """The request whose write began last; it hears what became of that write."""
+        self.reserving = Reserving()
         # guarded by the sync lock
         self._sync_lock = threading.Lock()
         self._durable = Durable(log.sequence, log.hlc)
+        self.syncs = Syncs()
         self._group = GroupCommit(self._commit_group, self._sync_once)
         every = config.durability
         self._flusher = _Flusher(self, every) if isinstance(every, Every) else None
@@ -321,6 +324,16 @@ class Writer:
     def waiting(self) -> int:
         """How many threads wait for the next group commit."""
         return self._group.waiting
+
+    @property
+    def poison(self) -> BaseException | None:
+        """Why writing is over; None while it is not."""
+        return self._poison
+
+    @property
+    def timestamp_us(self) -> int:
+        """The timestamp of the last event written; 0 before the first of this open."""
+        return self._timestamp_us
 
     def check_readable(self) -> None:
         """Raises StoreClosed or StoreForked; a poisoned journal can still be read."""
@@ -628,16 +641,25 @@ class Writer:
                 segment.fd, segment.allocated, max(needed - segment.allocated, 0) + step
             )
         except OSError as error:
-            logger.debug("no space reserved ahead in %s: %s", segment.path, str(error))
+            self.reserving = Reserving(self.reserving.done, str(error))
+            logger.debug(
+                "no space reserved ahead in %r: %s", segment.path, str(error),
+                extra={"code": "not-reserved", "file": segment.path, "error": str(error)},
+            )  # fmt: skip
             # Not asked again until the log has grown by as much.
             segment.allocated = needed + step
         else:
+            self.reserving = Reserving(self.reserving.done + 1, self.reserving.refused)
             segment.allocated = max(needed, segment.allocated) + step
 
     def _poison_with(self, cause: BaseException) -> None:
         if self._poison is None:
             self._poison, self._ended = cause, True
-            logger.error("journal %s is poisoned: %s", self._layout.root, cause)
+            root = self._layout.root
+            logger.error(
+                "journal %r is poisoned: %s", root, cause,
+                extra={"code": "poisoned", "journal": root, "error": str(cause)},
+            )  # fmt: skip
 
     # --- what an interruption left behind ------------------------------------
 
@@ -810,7 +832,7 @@ class Writer:
             log = self._log
             if log.sequence <= self._durable.sequence and not whole_file:
                 return
-            began = time.monotonic()
+            began = self._clock.monotonic_ns()
             try:
                 if whole_file:
                     self._files.sync_file(log.segment.fd)
@@ -821,11 +843,17 @@ class Writer:
                 # that the disk does not hold.
                 self._poison_with(error)
                 self.check()
-            took = time.monotonic() - began
+            took = (self._clock.monotonic_ns() - began) / 1e9
             self._durable = Durable(log.sequence, log.hlc)
             self._write_hint(log)
-        if took > self._config.sync_warning:
-            logger.warning("a sync of %s took %.3f s", log.segment.path, took)
+            bound = self._config.sync_warning
+            self.syncs = self.syncs.with_one(took, is_slow=took > bound)
+        if took > bound:
+            path = log.segment.path
+            logger.warning(
+                "a sync of %r took %.3f s", path, took,
+                extra={"code": "slow-sync", "file": path, "seconds": took, "bound_seconds": bound},
+            )  # fmt: skip
 
     def _write_hint(self, log: Log) -> None:
         """Tell how far we are durable; only ever after the sync it tells of."""
@@ -840,7 +868,10 @@ class Writer:
             self._files.pwrite(self._hint_fd, hint.encode(), 0)
         except OSError as error:
             # A witness only: without it the data are as durable as with it.
-            logger.warning("tail.hint not written: %s", str(error))
+            logger.warning(
+                "tail.hint not written: %s", str(error),
+                extra={"code": "hint-not-written", "file": self._layout.hint, "error": str(error)},
+            )  # fmt: skip
 
     # --- the end -------------------------------------------------------------
 
@@ -881,7 +912,10 @@ class Writer:
         try:
             self._files.sync_file(self._hint_fd)
         except OSError as error:
-            logger.warning("tail.hint not synced: %s", str(error))
+            logger.warning(
+                "tail.hint not synced: %s", str(error),
+                extra={"code": "hint-not-synced", "file": self._layout.hint, "error": str(error)},
+            )  # fmt: skip
         return final
 
     def abandon(self) -> None:
@@ -916,7 +950,10 @@ class Writer:
                 try:
                     self._files.close(fd)
                 except OSError as error:
-                    logger.debug("closing a descriptor after fork: %s", str(error))
+                    logger.debug(
+                        "closing a descriptor after fork: %s", str(error),
+                        extra={"code": "descriptor-not-closed", "error": str(error)},
+                    )  # fmt: skip
         self._log.segment.fd = self._hint_fd = self._lock_fd = -1
 
 
@@ -1004,7 +1041,10 @@ class _Flusher:
                 self._writer.sync()
             except BatpakError as error:
                 # The journal is poisoned or closed: the next append says so.
-                logger.error("the interval sync failed: %s", str(error))
+                logger.error(
+                    "the interval sync failed: %s", str(error),
+                    extra={"code": "interval-sync-failed", "error": str(error)},
+                )  # fmt: skip
                 return
 
     def stop(self) -> None:
