@@ -76,7 +76,7 @@ lock: .venv/.lock  ## compile requirements/*.in again; ARGS=--upgrade for newer 
 env: .venv/.dev  ## only make .venv
 
 clean:  ## remove what these targets made
-	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv build benchmarks/peers/rust/Cargo.lock .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 # One environment, filled in steps, so that the demo waits for no test tool.
 # A stamp is written last: an interrupted install is done again.
