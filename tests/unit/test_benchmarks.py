@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import report, rust
+from benchmarks import growth, report, rust
 from benchmarks.plan import SCENARIOS, turns
 from benchmarks.runner import Outcome, Runner, Series
-from benchmarks.work import Job
+from benchmarks.work import Job, Measured
 
 SCENARIO = next(one for one in SCENARIOS if one.name == "batch-sync")
 JOB = Job("rust", "append", "nowhere", 100)
@@ -92,3 +92,33 @@ def test_a_run_with_an_absent_rival_measures_the_others(tmp_path: Path) -> None:
     assert [bool(series.values) for series in found.series if series.absent] == [False]
     assert found.series[0].values
     assert list(tmp_path.iterdir()) == []
+
+
+def test_growth_shows_each_cost_with_its_ratio_to_the_first_size() -> None:
+    sizes = (10_000, 100_000)
+    seen = {
+        ("grow", 10_000): Measured(8.0, {"anonymous_bytes": 2_000_000}),
+        ("grow", 100_000): Measured(10.0, {"anonymous_bytes": 9_000_000}),
+        ("open_bare", 10_000): Measured(40.0, {"busy": 30.0}),
+        ("open_bare", 100_000): Measured(600.0, {"busy": 240.0}),
+    }
+    table = growth.rows(sizes, seen)
+    cells = {row.title: row.cells() for row in table}
+    assert cells["append, one event per commit, OS"] == ["8", "10 (1.25 ×)"]
+    assert cells["memory, appending"] == ["200", "90 (0.45 ×)"]
+    assert cells["open without disposable files"] == ["40", "600 (15.00 ×)"]
+    assert cells["open without disposable files, per event"] == ["4", "6 (1.50 ×)"]
+    titles = [row.title for row in table]
+    below = table[titles.index("open without disposable files") + 1]
+    assert (below.title, below.cells()) == ("  processor time", ["30", "240 (8.00 ×)"])
+
+
+def test_growth_has_no_ratio_where_a_figure_is_missing() -> None:
+    seen = {("get", 100_000): Measured(7.0, {"anonymous_bytes": 5_000_000})}
+    table = growth.rows((10_000, 100_000), seen)
+    cells = {row.title: row.cells() for row in table}
+    assert cells["get by id"] == ["–", "7"]
+    assert cells["page of 100 for one entity"] == ["–", "–"]
+    assert cells["memory, opened and read"] == ["–", "50"]
+    page = growth.markdown((10_000, 100_000), table, {}, {}, ["get at 10,000: it was damaged"])
+    assert "No figure: get at 10,000: it was damaged" in page
