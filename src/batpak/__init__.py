@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from batpak.ids import EventId as EventId
     from batpak.ids import define_id as define_id
     from batpak.ids import operation_key as operation_key
+    from batpak.items import Expect as Expect
+    from batpak.items import Item as Item
+    from batpak.items import Prior as Prior
+    from batpak.items import Unless as Unless
     from batpak.kinds import Category as Category
     from batpak.kinds import EventFlag as EventFlag
     from batpak.kinds import EventKind as EventKind
@@ -46,10 +50,8 @@ if TYPE_CHECKING:
     from batpak.store import Ancestry as Ancestry
     from batpak.store import AncestryEnd as AncestryEnd
     from batpak.store import Frontier as Frontier
-    from batpak.store import Item as Item
     from batpak.store import Page as Page
     from batpak.store import Point as Point
-    from batpak.store import Prior as Prior
     from batpak.store import ReadOnlyStore as ReadOnlyStore
     from batpak.store import Stats as Stats
     from batpak.store import Store as Store
@@ -65,12 +67,12 @@ _HOMES = {
     ),
     "batpak.event": ("Event", "EventSummary", "PayloadState"),
     "batpak.ids": ("CausationId", "CorrelationId", "EventId", "define_id", "operation_key"),
+    "batpak.items": ("Expect", "Item", "Prior", "Unless"),
     "batpak.kinds": ("Category", "EventFlag", "EventKind"),
     "batpak.payloads": ("payload", "upcast"),
     "batpak.receipt": ("AppendReceipt", "Namespace"),
     "batpak.store": (
-        "Ancestry", "AncestryEnd", "Frontier", "Item", "Page", "Point", "Prior", "ReadOnlyStore",
-        "Stats", "Store",
+        "Ancestry", "AncestryEnd", "Frontier", "Page", "Point", "ReadOnlyStore", "Stats", "Store",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

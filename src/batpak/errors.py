@@ -11,9 +11,12 @@ from inspect import get_annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "Backpressure",
     "BatchTooLarge",
     "BatpakError",
+    "Cancelled",
     "CanonicalError",
+    "ConditionFailed",
     "Conflict",
     "CoordinateError",
     "Damaged",
@@ -21,10 +24,15 @@ __all__ = [
     "DecodeFailed",
     "EntityClockOverflow",
     "EventNotFound",
+    "ExpectationFailed",
     "ExtensionError",
+    "FenceEnded",
+    "FenceOpen",
+    "FenceTooLarge",
     "FutureFormat",
     "FutureVersion",
     "IdError",
+    "IdempotencyConflict",
     "ImportSourceError",
     "Indeterminate",
     "InvalidClock",
@@ -33,6 +41,7 @@ __all__ = [
     "JournalLocked",
     "JournalPoisoned",
     "JournalRewound",
+    "KeyInvalid",
     "KindCollision",
     "KindError",
     "KindMismatch",
@@ -247,6 +256,24 @@ class BatchTooLarge(InvalidInput):
     limit: int | None
 
 
+class FenceTooLarge(BatchTooLarge):
+    """What a fence or outbox has staged would no longer fit one commit."""
+
+    code = "fence-too-large"
+
+
+class FenceOpen(InvalidInput):
+    """A fence inside a fence of the same thread."""
+
+    code = "fence-open"
+
+
+class KeyInvalid(InvalidInput):
+    """A value that can't be an idempotency key."""
+
+    code = "key"
+
+
 class ExtensionError(InvalidInput):
     """A receipt extension breaks a rule; `reason` says which."""
 
@@ -319,6 +346,42 @@ class EntityClockOverflow(Conflict):
     entity: str | None
 
 
+class ExpectationFailed(Conflict):
+    """An entity's stream is not where `expect` says; nothing was written."""
+
+    code = "expectation-failed"
+    entity: str | None
+    expected: int | None
+    """The clock that was asked for; None for an empty stream."""
+    actual: int | None
+    """The clock of the entity's last event; None for an empty stream."""
+
+
+class ConditionFailed(Conflict):
+    """An event that `unless` rules out is there, at `sequence`; nothing was written."""
+
+    code = "condition-failed"
+    region: str | None
+
+
+class IdempotencyConflict(Conflict):
+    """A key is known, but stands for another event; `reason` says what differs.
+
+    For batches `reason` is `mixed-keys`, `duplicate-key` or `partial-replay`.
+    """
+
+    code = "idempotency-conflict"
+    reason: str | None
+    key: str | None
+    index: int | None
+
+
+class FenceEnded(Conflict):
+    """A fence was used after it ended, or was cancelled."""
+
+    code = "fence-ended"
+
+
 class DecodeError(Conflict):
     """A stored payload does not fit the class it is read as."""
 
@@ -375,6 +438,20 @@ class PayloadUnreadable(Conflict):
 
 
 # --- Unavailable -------------------------------------------------------------
+
+
+class Backpressure(Unavailable):
+    """The queue of `submit` is filled to its threshold; nothing was queued."""
+
+    code = "backpressure"
+    retry_after: float
+    """Seconds after which there should be room."""
+
+
+class Cancelled(Unavailable):
+    """What waited was given up before it was written: a fence, or a queue at close."""
+
+    code = "cancelled"
 
 
 class JournalLocked(Unavailable):

@@ -15,62 +15,53 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, cast, overload
-
-import msgspec
-from blake3 import blake3
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
 from batpak import canonical, payloads
 from batpak.config import Durability, StoreConfig, Watermark
 from batpak.coordinate import Coordinate, Region
+from batpak.engine.appending import Appender, OnReplay, check_timeout, check_wait
+from batpak.engine.conditions import guard_of
 from batpak.engine.following import Follower
 from batpak.engine.opening import Opened, open_for_writing
+from batpak.engine.preparing import Preparer
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
 from batpak.engine.sealing import map_sidecar, wants_sidecar, write_sidecar
-from batpak.engine.system import RESERVED_ENTITY_PREFIX, close_event
+from batpak.engine.staging import Fence, Outbox
+from batpak.engine.submission import Pressure, Submission, SubmitQueue
+from batpak.engine.system import close_event
 from batpak.engine.verify import verify_journal
 from batpak.errors import (
-    BatchTooLarge,
     BatpakError,
     EventNotFound,
-    Indeterminate,
+    FenceOpen,
     InvalidInput,
     JournalCorrupt,
     KindCollision,
     PayloadDamaged,
-    PayloadTooLarge,
-    ReservedKind,
-    ReservedName,
     StoreClosed,
     Unavailable,
-    UnregisteredPayload,
     WaitTimeout,
 )
 from batpak.event import (
-    CODEC_PLAIN,
-    CODEC_SALTED,
-    CONTENT_PREFIX,
     NO_HASH,
-    NO_ID,
-    ROW_CONTENT,
-    ROW_VERSION,
-    SALT_SIZE,
     Event,
     EventSummary,
 )
 from batpak.files import REAL, Files
-from batpak.ids import CausationId, CorrelationId, EventId
+from batpak.ids import EventId
 from batpak.index.query import ALL, Query
-from batpak.journal.group import Request
+from batpak.items import Expect, Id, Item, Key, Unless
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
-from batpak.journal.writer import Committed, Prepared, Writer
+from batpak.journal.writer import Guard, Prepared, Writer
 from batpak.kinds import EventKind
-from batpak.receipt import AppendReceipt, encode_extensions
+from batpak.receipt import AppendReceipt
 
 if TYPE_CHECKING:
     from batpak.engine.diagnostics import Diagnostics
@@ -79,11 +70,8 @@ __all__ = [
     "Ancestry",
     "AncestryEnd",
     "Frontier",
-    "Item",
     "Page",
     "Point",
-    "Pressure",
-    "Prior",
     "ReadOnlyStore",
     "Stats",
     "Store",
@@ -92,50 +80,6 @@ __all__ = [
 logger = logging.getLogger("batpak.store")
 
 _PAGE = 1024
-_U32_MAX = 0xFFFFFFFF
-_CALLER_FLAGS = 0xFF
-_NO_EXTENSIONS: Mapping[str, bytes] = MappingProxyType({})
-_RESERVED_ENTITY = RESERVED_ENTITY_PREFIX.encode()
-_binding_of = payloads.lookup_type
-
-Id = EventId | CorrelationId | CausationId
-
-
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """Stands for the id of item `index` of the same `append_many`, which comes earlier."""
-
-    index: int
-
-
-class _Placed(msgspec.Struct, eq=False):
-    """What an Item takes by position."""
-
-    coordinate: Coordinate
-    payload: object
-
-
-class Item(_Placed, eq=False, kw_only=True):
-    """One event of `append_many`; the keywords are those of `Store.append`."""
-
-    kind: EventKind | type | None = None
-    correlation: Id | Prior | None = None
-    causation: Id | Prior | None = None
-    lane: int = 0
-    depth: int = 0
-    flags: int = 0
-    extensions: Mapping[str, bytes] | None = None
-    is_raw: bool = False
-
-    @classmethod
-    def raw(cls, coordinate: Coordinate, kind: EventKind, data: bytes, **options: Any) -> Item:
-        """An item whose payload is `data` as given, not parsed."""
-        item = cls(coordinate, data, kind=kind, **options)
-        item.is_raw = True
-        return item
-
-    def __repr__(self) -> str:
-        return f"<Item {self.coordinate} {type(self.payload).__name__}>"
 
 
 class Point(NamedTuple):
@@ -159,14 +103,6 @@ class Frontier:
     durable: Point
     visible: Point
     applied: Point
-
-
-@dataclass(frozen=True, slots=True)
-class Pressure:
-    """What waits, at one moment."""
-
-    waiting: int
-    """Threads that wait for a group commit to take them along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -572,17 +508,22 @@ class Store(_Reading):
         self._report = opened.report
         self._writer = opened.writer
         self._journal_id = opened.identity.journal_id
-        self._salted = config.codec == "salted"
-        self._codec = CODEC_SALTED if self._salted else CODEC_PLAIN
-        self._payload_max = config.payload_max_bytes
-        self._waits = config.durability is Durability.SYNC
-        self._flushes = opened.writer.flushes
-        self._commit_one = opened.writer.commit_one
-        self._salts: Iterator[bytes] = iter(())
-        self._hashers: list[Any] = []
-        self._content_prefix = CONTENT_PREFIX[self._codec]
         self._sealed = opened.sealed
         self._sealing = threading.Lock()
+        self._preparer = Preparer(config)
+        self._appender = Appender(
+            opened.writer, opened.reader, self._preparer, self._journal_id, config.durability,
+            opened.sealed, self._write_sidecars,
+        )  # fmt: skip
+        # What every append passes, looked up once.
+        self._prepare = self._preparer.one
+        self._commit_one = opened.writer.commit_one
+        self._waits = self._appender.waits
+        self._flushes = self._appender.flushes
+        self._queue: SubmitQueue | None = None
+        self._starting = threading.Lock()
+        self._fences: weakref.WeakSet[Fence] = weakref.WeakSet()
+        self._fence_here = threading.local()
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
         self._finalizer = weakref.finalize(self, _dropped, opened.writer, self._layout.root)
@@ -633,6 +574,9 @@ class Store(_Reading):
         payload: object,
         *,
         kind: EventKind | type | None = None,
+        key: Key | None = None,
+        expect: int | Expect | None = None,
+        unless: Unless | None = None,
         correlation: Id | None = None,
         causation: Id | None = None,
         lane: int = 0,
@@ -640,53 +584,93 @@ class Store(_Reading):
         flags: int = 0,
         extensions: Mapping[str, bytes] | None = None,
         durable: bool = False,
+        on_replay: OnReplay = "raise",
+        wait: Watermark | None = None,
+        timeout: float | None = None,
     ) -> AppendReceipt:
         """Append one event and return its receipt, once it is as durable as the mode says.
 
         `payload` is an instance of a `@payload` class, or any plain value with `kind=`.
-        `durable=True` waits for power-loss safety in any mode. Raises InvalidInput (bad
-        coordinate, kind, payload …), EntityClockOverflow, NoSpace, StorageFailed,
-        JournalPoisoned; then nothing was written. Raises Indeterminate when the event is
-        written and could not be made durable.
+        `key`: an idempotency key, which becomes the event's id. A known key writes
+        nothing and gives the first receipt; for another coordinate, kind or payload it
+        is an IdempotencyConflict, unless `on_replay="return"`.
+        `expect`: the clock of the entity's last event, or Expect.EMPTY; otherwise
+        ExpectationFailed. `unless`: refuses if what it names is there (ConditionFailed).
+        `durable=True` or `wait=Watermark.DURABLE` waits for power-loss safety in any
+        mode, at most `timeout` seconds. Raises InvalidInput (bad coordinate, kind,
+        payload …), Conflict, NoSpace, StorageFailed, JournalPoisoned; then nothing was
+        written. Raises Indeterminate when the event is written and could not be made
+        durable (in time): the error carries the receipt.
         """
         event = self._prepare(
-            coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions
-        )
-        if durable or self._waits:
-            return self._commit_durably((event,))[0]
+            coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
+            key, expect,
+        )  # fmt: skip
+        if self._queue is not None:
+            self._queue.drain_mine()
+        if (
+            durable or self._waits or key is not None or unless is not None or wait is not None
+            or timeout is not None
+        ):  # fmt: skip
+            return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
         done = self._commit_one(event)
         is_durable = False
         if self._sealed or self._flushes:
-            is_durable = self._after_write((event,), (done,))
+            is_durable = self._appender.after_write((event,), (done,))
         return AppendReceipt(
             self._journal_id, done, coordinate, event.kind, event.content, event.extensions,
             is_durable,
         )  # fmt: skip
 
     def append_raw(
-        self, coordinate: Coordinate, kind: EventKind, data: bytes, **options: Any
+        self,
+        coordinate: Coordinate,
+        kind: EventKind,
+        data: bytes,
+        *,
+        expect: int | Expect | None = None,
+        unless: Unless | None = None,
+        durable: bool = False,
+        on_replay: OnReplay = "raise",
+        wait: Watermark | None = None,
+        timeout: float | None = None,
+        **options: Any,
     ) -> AppendReceipt:
         """Append `data` as given, not parsed, under `kind`; keywords as for `append`."""
-        durable = bool(options.pop("durable", False))
-        items = (Item.raw(coordinate, kind, data, **options),)
-        return self._commit(self._prepare_items(items, None, None, None), durable)[0]
+        item = Item.raw(coordinate, kind, data, **options)
+        event = self._prepare(
+            item.coordinate, item.payload, item.kind, item.correlation, item.causation, item.lane,
+            item.depth, item.flags, item.extensions, item.key, expect, 0, True,
+        )  # fmt: skip
+        if self._queue is not None:
+            self._queue.drain_mine()
+        return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
 
     def append_many(
         self,
         items: Iterable[Item],
         *,
+        expect: Mapping[str, int | Expect] | None = None,
+        unless: Unless | None = None,
         correlation: Id | None = None,
         causation: Id | None = None,
         durable: bool = False,
+        on_replay: OnReplay = "raise",
+        wait: Watermark | None = None,
+        timeout: float | None = None,
     ) -> tuple[AppendReceipt, ...]:
         """Append all items as one commit: readers see all of them or none.
 
-        `correlation` and `causation` apply to items that have none of their own. A bad
-        item is named by its index and nothing is written. Raises as `append`, and
-        BatchTooLarge.
+        `correlation` and `causation` apply to items that have none of their own;
+        `expect` maps entities to clocks, `unless` holds for the whole commit. Keys: all
+        items have one or none; all known give the first receipts, some known are an
+        IdempotencyConflict. A bad item is named by its index and nothing is written.
+        Raises as `append`, and BatchTooLarge.
         """
-        events = self._prepare_items(items, correlation, causation, None)
-        return self._commit(events, durable)
+        events = self._preparer.many(items, correlation, causation)
+        if self._queue is not None:
+            self._queue.drain_mine()
+        return self._append(events, expect, unless, durable, on_replay, wait, timeout)
 
     def append_imported(
         self, source: str, position: object, items: Iterable[Item], *, durable: bool = False
@@ -700,190 +684,188 @@ class Store(_Reading):
             "origin.source": _source_bytes(source),
             "origin.position": canonical.encode(position),
         }
-        return self._commit(self._prepare_items(items, None, None, marks), durable)
+        return self._appender.commit(self._preparer.many(items, marks=marks), durable=durable)
 
-    def _prepare_items(
+    def _append(
+        self,
+        events: Sequence[Prepared],
+        expect: Mapping[str, int | Expect] | None,
+        unless: Unless | None,
+        durable: bool,
+        on_replay: OnReplay,
+        wait: Watermark | None,
+        timeout: float | None,
+    ) -> tuple[AppendReceipt, ...]:
+        """Everything that an append may ask for beside its events."""
+        if wait is not None and check_wait(wait):
+            durable = True
+        if timeout is not None:
+            check_timeout(timeout)
+        if on_replay not in ("raise", "return"):
+            raise InvalidInput(
+                'on_replay is "raise" or "return"', field="on_replay", value=on_replay
+            )
+        guard = None
+        if expect is not None or unless is not None:
+            self._writer.check()
+            guard = self._guard(events, expect, unless)
+        return self._appender.commit(
+            events, durable=durable, guard=guard, on_replay=on_replay, timeout=timeout
+        )
+
+    def _guard(
+        self,
+        events: Sequence[Prepared],
+        expect: Mapping[str, int | Expect] | None,
+        unless: Unless | None,
+    ) -> Guard | None:
+        """The commit's guard; none where its keys are known, so that a retry succeeds."""
+        written = self._writer.log.sequence
+        if all(e.key is not None and self._reader.find(e.key, written) is not None for e in events):
+            return None
+        return guard_of(self._reader, self._writer, expect, unless)
+
+    # --- commits put together in memory, and queued ones -----------------------
+
+    def fence(
+        self,
+        *,
+        expect: Mapping[str, int | Expect] | None = None,
+        unless: Unless | None = None,
+        durable: bool = False,
+        on_replay: OnReplay = "raise",
+    ) -> Fence:
+        """A `with` block whose appends become one commit at its end, or nothing at all.
+
+        Others keep writing meanwhile; keys and conditions are checked at the end.
+        Raises FenceOpen inside another fence of this thread, StoreClosed.
+        """
+        self._writer.check()
+        here: Fence | None = getattr(self._fence_here, "fence", None)
+        if here is not None and here in self._fences:
+            raise FenceOpen(
+                "a fence is already open in this thread",
+                field="fence",
+                advice="append to that one, or end it first",
+            )
+        fence = Fence(
+            self._preparer,
+            self._config.batch_max_events,
+            lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
+            self._fences.discard,
+        )
+        self._fences.add(fence)
+        self._fence_here.fence = fence
+        return fence
+
+    def outbox(
+        self,
+        *,
+        expect: Mapping[str, int | Expect] | None = None,
+        unless: Unless | None = None,
+        durable: bool = False,
+        on_replay: OnReplay = "raise",
+    ) -> Outbox:
+        """Events that are staged now and written as one commit by `flush()`.
+
+        Raises StoreClosed.
+        """
+        self._writer.check()
+        return Outbox(
+            self._preparer,
+            self._config.batch_max_events,
+            lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
+            lambda events: self._submit(
+                events, self._guard(events, expect, unless), durable, on_replay, is_single=False
+            ),
+        )
+
+    def submit(
+        self, coordinate: Coordinate, payload: object, **options: Any
+    ) -> Future[AppendReceipt]:
+        """Queue one event for the background writer; keywords as for `append`, but for waits.
+
+        The future gives the receipt, or raises what `append` would. Blocks while the
+        queue is full. Submissions of a thread, and its appends after them, keep their
+        order. Raises InvalidInput, StoreClosed, JournalPoisoned.
+        """
+        return self._submit_one(coordinate, payload, options, soft=False)
+
+    def try_submit(
+        self, coordinate: Coordinate, payload: object, **options: Any
+    ) -> Future[AppendReceipt]:
+        """As `submit`, but raises Backpressure where the queue is filled to its threshold."""
+        return self._submit_one(coordinate, payload, options, soft=True)
+
+    def submit_many(
         self,
         items: Iterable[Item],
-        correlation: Id | None,
-        causation: Id | None,
-        marks: Mapping[str, bytes] | None,
-    ) -> list[Prepared]:
-        batch = list(items)
-        most = self._config.batch_max_events
-        if not batch:
-            raise InvalidInput(
-                "a batch has at least one item", field="items", advice="skip the call when empty"
-            )
-        if len(batch) > most:
-            raise BatchTooLarge(
-                f"a batch has at most {most} events, not {len(batch)}",
-                limit=most,
-                advice="split it, or raise batch_max_events",
-            )
-        events: list[Prepared] = []
-        prepare = self._prepare
-        last = len(batch) - 1
-        for index, item in enumerate(batch):
-            try:
-                if not isinstance(item, Item):
-                    raise InvalidInput(
-                        "append_many takes Items", field="items", value=type(item).__name__
-                    )
-                events.append(
-                    prepare(
-                        item.coordinate, item.payload, item.kind, item.correlation or correlation,
-                        item.causation or causation, item.lane, item.depth, item.flags,
-                        item.extensions, index, item.is_raw, marks if index == last else None,
-                    )
-                )  # fmt: skip
-            except InvalidInput as error:
-                error.index = index
-                error.facts.setdefault("index", index)
-                raise
-        return events
+        *,
+        expect: Mapping[str, int | Expect] | None = None,
+        unless: Unless | None = None,
+        correlation: Id | None = None,
+        causation: Id | None = None,
+        durable: bool = False,
+        on_replay: OnReplay = "raise",
+    ) -> Future[tuple[AppendReceipt, ...]]:
+        """Queue one commit of several events, as `append_many` would write it."""
+        events = self._preparer.many(items, correlation, causation)
+        guard = self._guard(events, expect, unless)
+        return self._submit(events, guard, durable, on_replay, is_single=False)
 
-    def _prepare(
-        self,
-        coordinate: Coordinate,
-        payload: object,
-        kind: EventKind | type | None,
-        correlation: Id | Prior | None,
-        causation: Id | Prior | None,
-        lane: int,
-        depth: int,
-        flags: int,
-        extensions: Mapping[str, bytes] | None,
-        index: int = 0,
-        is_raw: bool = False,
-        marks: Mapping[str, bytes] | None = None,
-    ) -> Prepared:
-        """Judge and encode one event: everything that needs no lock. Raises InvalidInput."""
-        if type(coordinate) is not Coordinate:
-            raise InvalidInput(
-                "an event needs a Coordinate",
-                field="coordinate",
-                value=coordinate,
-                advice='write Coordinate("player:alice", "room:dungeon")',
-            )
-        entity = coordinate.entity_bytes
-        if entity.startswith(_RESERVED_ENTITY):
-            raise ReservedName(
-                "entities that begin with batpak: belong to the journal itself",
-                field="coordinate",
-                value=coordinate.entity,
-            )
-        binding = None if kind is not None or is_raw else _binding_of(type(payload))
-        if binding is not None:
-            raw_kind, version, data = binding.raw_kind, binding.version, binding.encode(payload)
+    def _submit_one(
+        self, coordinate: Coordinate, payload: object, options: dict[str, Any], *, soft: bool
+    ) -> Future[AppendReceipt]:
+        unless = options.pop("unless", None)
+        expect = options.pop("expect", None)
+        durable, on_replay = options.pop("durable", False), options.pop("on_replay", "raise")
+        if options:
+            item = Item(coordinate, payload, **options)
+            event = self._prepare(
+                item.coordinate, item.payload, item.kind, item.correlation, item.causation,
+                item.lane, item.depth, item.flags, item.extensions, item.key, expect, 0,
+                item.is_raw,
+            )  # fmt: skip
         else:
-            raw_kind, version, data = _encode_under(kind, payload, is_raw)
-        if len(data) > self._payload_max:
-            raise PayloadTooLarge(
-                f"the payload has {len(data)} bytes",
-                field="payload",
-                limit=self._payload_max,
-                advice="store large content elsewhere and append its hash",
+            event = self._prepare(
+                coordinate, payload, None, None, None, 0, 0, 0, None, None, expect
             )
-        try:
-            labelled = lane | depth | flags
-        except TypeError:
-            labelled = -1
-        if labelled:
-            _check_labels(lane, depth, flags)
-        if self._salted:
-            data = (next(self._salts, None) or self._new_salts()) + data
-        packed = b""
-        if extensions or marks:
-            packed = encode_extensions(extensions or {})
-            if marks:
-                packed = encode_extensions({**(extensions or {}), **marks}, reserved_allowed=True)
-        scope = coordinate.scope_bytes
-        # Taken and given back: two threads must not share one.
-        hasher = self._hashers.pop() if self._hashers else blake3()
-        hasher.reset()
-        hasher.update(self._content_prefix + data)
-        content = ROW_CONTENT.pack(
-            lane, depth, len(packed), raw_kind, version, flags, len(entity), len(scope),
-            ROW_VERSION, self._codec, len(data), 0, hasher.digest(),
-        )  # fmt: skip
-        self._hashers.append(hasher)
-        return Prepared(
-            coordinate,
-            raw_kind,
-            content,
-            data,
-            entity + scope + packed,
-            None if correlation is None else _reference("correlation", correlation, index),
-            NO_ID if causation is None else _reference("causation", causation, index),
-            None,
-            packed,
+        guard = None if unless is None else self._guard((event,), None, unless)
+        return self._submit((event,), guard, durable, on_replay, is_single=True, soft=soft)
+
+    def _submit(
+        self,
+        events: Sequence[Prepared],
+        guard: Guard | None,
+        durable: bool,
+        on_replay: OnReplay,
+        *,
+        is_single: bool,
+        soft: bool = False,
+    ) -> Future[Any]:
+        queue = self._queue
+        if queue is None:
+            with self._starting:
+                queue = self._queue
+                if queue is None:
+                    self._writer.check()
+                    config = self._config
+                    queue = SubmitQueue(
+                        self._appender.work, config.submit_capacity, config.submit_threshold
+                    )
+                    self._queue = queue
+        if self._writer.is_over:
+            self._writer.check()
+        submission = Submission(
+            events, guard, is_single=is_single, durable=durable, on_replay=on_replay
         )
+        return queue.put(submission, soft=soft)
 
-    def _new_salts(self) -> bytes:
-        block = os.urandom(SALT_SIZE * 256)
-        salts = iter([block[i : i + SALT_SIZE] for i in range(0, len(block), SALT_SIZE)])
-        first = next(salts)
-        self._salts = salts
-        return first
-
-    def _commit(self, events: Sequence[Prepared], durable: bool) -> tuple[AppendReceipt, ...]:
-        if durable or self._waits:
-            return self._commit_durably(events)
-        committed = self._writer.commit(events)
-        return self._receipts(events, committed, self._after_write(events, committed))
-
-    def _after_write(self, events: Sequence[Prepared], committed: Sequence[Committed]) -> bool:
-        """Sidecars of what was sealed; in EVERY, sync if it is time. Whether all is durable."""
-        if self._sealed:
-            self._write_sidecars()
-        if not self._flushes:
-            return False
-        try:
-            return self._writer.flush_in_time(committed[-1][0] + 1)
-        except BatpakError as error:
-            raise self._indeterminate(events, committed, error) from error
-
-    def _commit_durably(self, events: Sequence[Prepared]) -> tuple[AppendReceipt, ...]:
-        request = self._writer.commit_durably(events)
-        if request.error is not None:
-            self._raise(request)
-        if self._sealed:
-            self._write_sidecars()
-        return self._receipts(events, request.committed, is_durable=True)
-
-    def _raise(self, request: Request) -> NoReturn:
-        """What a commit came to that was refused, or is not known to be durable."""
-        error = request.error
-        assert error is not None, "asked only then"
-        if not request.is_written:
-            raise error
-        raise self._indeterminate(request.events, request.committed, error) from error
-
-    def _indeterminate(
-        self, events: Sequence[Prepared], committed: Sequence[Committed], error: Exception
-    ) -> Indeterminate:
-        what = error.what if isinstance(error, BatpakError) else repr(error)
-        return Indeterminate(
-            f"written, but not known to be durable: {what}",
-            receipts=self._receipts(events, committed, is_durable=False),
-            cause=error,
-            advice="open the journal anew and look for the event before writing it again",
-        )
-
-    def _receipts(
-        self, events: Sequence[Prepared], committed: Sequence[Committed], is_durable: bool
-    ) -> tuple[AppendReceipt, ...]:
-        journal_id = self._journal_id
-        return tuple(
-            [
-                AppendReceipt(
-                    journal_id, done, event.coordinate, event.kind, event.content,
-                    event.extensions, is_durable,
-                )
-                for event, done in zip(events, committed, strict=True)
-            ]
-        )  # fmt: skip
+    def pressure(self) -> Pressure:
+        """How much is waiting to be written or synced now."""
+        queue = self._queue
+        queued = 0 if queue is None else queue.queued
+        return Pressure(queued, self._config.submit_capacity, self._writer.waiting)
 
     def _write_sidecars(self) -> None:
         """Write the sidecars of segments that were sealed, outside the append lock."""
@@ -915,8 +897,13 @@ class Store(_Reading):
     # --- durability ----------------------------------------------------------
 
     def sync(self) -> None:
-        """Make everything appended so far durable. Raises JournalPoisoned, StoreClosed."""
+        """Make everything appended or submitted so far durable.
+
+        Raises JournalPoisoned, StoreClosed.
+        """
         self._writer.check()
+        if self._queue is not None:
+            self._queue.drain()
         self._writer.sync()
 
     def wait_for(
@@ -967,10 +954,6 @@ class Store(_Reading):
         # Nobody consumes yet, so nobody lags behind what is visible.
         return Frontier(written, written, bound, visible, visible)
 
-    def pressure(self) -> Pressure:
-        """How much is waiting to be written or synced now."""
-        return Pressure(waiting=self._writer.waiting)
-
     def _bound(self) -> int:
         writer = self._writer
         writer.check_readable()
@@ -992,17 +975,22 @@ class Store(_Reading):
     def close(self, timeout: float | None = None) -> None:
         """Write the close event, sync, free the lock. Closing twice is fine.
 
-        After a failure the lock and the files are free all the same, and the next open
-        recovers. `timeout` bounds the drain of queued work. Raises JournalPoisoned,
-        NoSpace, StorageFailed.
+        Open fences are cancelled; the queue of `submit` is run empty for up to `timeout`
+        seconds, and what is left of it fails with Cancelled. After a failure the lock
+        and the files are free all the same, and the next open recovers. Raises
+        JournalPoisoned, NoSpace, StorageFailed.
         """
-        del timeout  # nothing is queued yet
+        check_timeout(timeout)
         writer = self._writer
         if writer.is_closed or writer.is_forked:
             # In a forked child there is nothing to write: the store is the parent's.
             self._release()
             return
         try:
+            for fence in list(self._fences):
+                fence.close()
+            if self._queue is not None:
+                self._queue.stop(timeout)
             if self._sealed:
                 self._write_sidecars()
             first = self._first_of_epoch
@@ -1113,68 +1101,6 @@ def _exactly(name: str) -> Query:
     return Query(entity=name.encode("utf-8", "surrogatepass"), exact=True)
 
 
-def _encode_under(
-    kind: EventKind | type | None, payload: object, is_raw: bool
-) -> tuple[int, int, bytes]:
-    """Raw kind, payload version and bytes of a payload whose kind the caller names."""
-    version = 0
-    binding = None if kind is None or isinstance(kind, EventKind) else payloads.lookup_type(kind)
-    if binding is not None:
-        kind, version = binding.kind, binding.version
-    if kind is None and not is_raw:
-        raise UnregisteredPayload(
-            f"{type(payload).__qualname__} is not a registered payload class",
-            field="payload",
-            advice="decorate the class with @payload, or pass kind=EventKind(…)",
-        )
-    if not isinstance(kind, EventKind):
-        raise InvalidInput("kind= takes an EventKind or a payload class", field="kind", value=kind)
-    if kind.is_reserved:
-        raise ReservedKind(
-            f"kind {kind} belongs to the system",
-            field="kind",
-            value=kind.raw,
-            advice="use a category from 1 to 15, but not 13",
-        )
-    if is_raw:
-        if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise InvalidInput(
-                "append_raw takes bytes", field="payload", value=type(payload).__name__
-            )
-        return kind.raw, 0, bytes(cast("bytes", payload))
-    own = payloads.lookup_type(type(payload))
-    if own is not None:
-        if own.kind != kind:
-            raise InvalidInput(
-                f"{type(payload).__qualname__} is of kind {own.kind}, not {kind}",
-                field="kind",
-                value=kind.raw,
-                advice="leave kind= out for payload classes",
-            )
-        return own.kind.raw, own.version, own.encode(payload)
-    if binding is not None:
-        raise InvalidInput(
-            f"kind= names the class {binding.cls.__qualname__}, but the payload is none of it",
-            field="payload",
-            value=type(payload).__name__,
-        )
-    return kind.raw, version, canonical.encode(payload)
-
-
-def _reference(field: str, value: Id | Prior, index: int) -> Any:
-    if isinstance(value, Prior):
-        if not 0 <= value.index < index:
-            raise InvalidInput(
-                f"Prior({value.index}) has to name an earlier item of the batch",
-                field=field,
-                value=value.index,
-            )
-        return value.index
-    if not isinstance(value, (EventId, CorrelationId, CausationId)):
-        raise InvalidInput(f"{field}= takes an id", field=field, value=value)
-    return value.bytes
-
-
 def _source_bytes(source: str) -> bytes:
     try:
         return source.encode()
@@ -1184,14 +1110,6 @@ def _source_bytes(source: str) -> bytes:
             field="source",
             value=source,
         ) from error
-
-
-def _check_labels(lane: int, depth: int, flags: int) -> None:
-    for name, value in (("lane", lane), ("depth", depth)):
-        if not isinstance(value, int) or not 0 <= value <= _U32_MAX:
-            raise InvalidInput(f"{name} is from 0 to 2^32 - 1", field=name, value=value)
-    if not isinstance(flags, int) or flags & ~_CALLER_FLAGS:
-        raise InvalidInput("flags has only the bits 0 to 7", field="flags", value=flags)
 
 
 def _finding_of(error: JournalCorrupt | PayloadDamaged) -> Finding:

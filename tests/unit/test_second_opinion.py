@@ -23,7 +23,7 @@ from blake3 import blake3
 
 from batpak import Coordinate, Durability, EventKind, Store
 from batpak.errors import BatpakError
-from batpak.store import Item, Prior
+from batpak.items import Item, Prior
 from tools import read_segment
 
 NOTE = EventKind(0xF, 1)

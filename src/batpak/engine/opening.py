@@ -314,6 +314,7 @@ def _open_locked(
             index=growing,
             heads=heads,
             cold_head=reader.head,
+            find=reader.find,
             on_rotated=lambda sealed, header: opened.begin_part(sealed, header),
             timestamp_us=0,
         )

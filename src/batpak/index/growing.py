@@ -37,6 +37,9 @@ _ENTRY: Final = struct.Struct("<32sIIIIIIHH")
 _SIZE: Final = _ENTRY.size
 _pack_entry: Final = _ENTRY.pack_into
 _OFFSETS: Final = struct.Struct("<32sIII")
+_AXES: Final = struct.Struct("<44xIIIH")
+"""Of an entry: entity number, scope number, clock, kind."""
+_FEW: Final = 64
 
 
 @cache
@@ -58,6 +61,8 @@ class GrowingPart:
         self._room = 0
         self._hlcs = array("Q")
         self._entities: dict[bytes, int] = {}
+        self._names: list[bytes] = []
+        """The entities' names by number."""
         self._scopes: dict[bytes, int] = {}
         self._last = array("I")
         self._foreign: dict[bytes, int] = {}
@@ -165,6 +170,7 @@ class GrowingPart:
         number = len(self._entities)
         if number == len(self._last):
             self._last.append(i)
+        self._names[number:] = [entity]
         self._entities[entity] = number
         return number
 
@@ -184,6 +190,29 @@ class GrowingPart:
         columns = ("row_offset", "metadata_offset", "envelope_offset")
         a, b, c = (self._gather(name, rows).tolist() for name in columns)
         return a, b, c
+
+    def first_match(self, query: Query, low: int, high: int) -> int | None:
+        """The first row in [low, high) that matches.
+
+        A few rows are looked at one by one: a condition asks for what came since.
+        """
+        if high - low > _FEW:
+            rows = self.select(query, low, high)
+            return int(rows[0]) if len(rows) else None
+        scope = None if query.scope is None else self._scopes.get(query.scope, -1)
+        for i in range(low, high):
+            axes: tuple[int, int, int, int] = _AXES.unpack_from(
+                self._chunks[i >> _CHUNK_BITS], (i & _CHUNK_MASK) * _SIZE
+            )
+            entity, found_scope, clock, kind = axes
+            if (
+                (scope is None or scope == found_scope)
+                and (query.kinds is None or query.kinds[0] <= kind <= query.kinds[1])
+                and (query.clock is None or query.clock[0] <= clock <= query.clock[1])
+                and (query.entity is None or query.selects(self._names[entity]))
+            ):
+                return i
+        return None
 
     def offsets_between(self, low: int, high: int) -> tuple[list[int], list[int], list[int]]:
         """As `offsets`, of all rows in [low, high)."""

@@ -159,6 +159,11 @@ class MappedPart:
             column["envelope_offset"][rows].tolist(),
         )
 
+    def first_match(self, query: Query, low: int, high: int) -> int | None:
+        """The first row in [low, high) that matches."""
+        rows = self.select(query, low, high)
+        return int(rows[0]) if len(rows) else None
+
     def offsets_between(self, low: int, high: int) -> tuple[list[int], list[int], list[int]]:
         """As `offsets`, of all rows in [low, high)."""
         rows, metadata, envelopes = self._places

@@ -124,6 +124,18 @@ class Index:
                     return slot.first + row
         return None
 
+    def first_match(self, query: Query, low: int, high: int) -> int | None:
+        """The first matching sequence in [low, high)."""
+        for slot in self.slots:
+            start = max(low - slot.first, 0)
+            end = min(high, slot.part.end) - slot.first
+            if start >= end:
+                continue
+            row = slot.part.first_match(query, start, end)
+            if row is not None:
+                return slot.first + row
+        return None
+
     def runs(
         self, low: int, high: int, most: int
     ) -> Iterator[tuple[Slot, int, tuple[list[int], list[int], list[int]]]]:

@@ -39,6 +39,12 @@ class Query(NamedTuple):
             region.clock,
         )
 
+    def selects(self, entity: bytes) -> bool:
+        """Whether the entity axis, which is given, selects this name."""
+        wanted = self.entity
+        assert wanted is not None, "asked only where the axis is given"
+        return entity == wanted or (not self.exact and entity.startswith(wanted + b":"))
+
     @property
     def is_all(self) -> bool:
         """Whether every event matches."""

@@ -26,10 +26,13 @@ class Request:
     they are not, or why they are not known to be durable.
     """
 
-    __slots__ = ("bound", "committed", "error", "events", "gate", "is_done", "is_written")
+    __slots__ = (
+        "bound", "committed", "error", "events", "gate", "guard", "is_done", "is_written",
+    )  # fmt: skip
 
-    def __init__(self, events: Sequence[Any], bound: int = 0) -> None:
+    def __init__(self, events: Sequence[Any], bound: int = 0, guard: Any = None) -> None:
         self.events = events
+        self.guard = guard
         self.bound = bound
         self.committed: Sequence[Any] = ()
         self.error: Exception | None = None
@@ -41,6 +44,7 @@ class Request:
         """Told after a write, or after a look at what an interrupted one left."""
         if self.committed and self.committed[-1][0] < sequence:
             self.is_written = True
+            self.bound = self.committed[-1][0] + 1
 
 
 class GroupCommit:

@@ -34,6 +34,8 @@ from batpak.errors import (
     BatpakError,
     Damaged,
     EntityClockOverflow,
+    ExpectationFailed,
+    IdempotencyConflict,
     Indeterminate,
     JournalPoisoned,
     StoreClosed,
@@ -71,7 +73,18 @@ from batpak.journal.record import (
 )
 from batpak.journal.tally import Reserving, Syncs
 
-__all__ = ["Committed", "Head", "IndexSink", "Log", "Prepared", "Writer", "apply_record"]
+__all__ = [
+    "Committed",
+    "Guard",
+    "Head",
+    "IndexSink",
+    "Known",
+    "Log",
+    "Prepared",
+    "Writer",
+    "apply_record",
+    "unexpected",
+]
 
 logger = logging.getLogger("batpak.journal")
 
@@ -99,6 +112,8 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     causation_id: bytes | int
     key: bytes | None
     extensions: bytes
+    expect: int | None = None
+    """The clock that the event has to get, if it was asked for."""
 
     @property
     def content_hash(self) -> bytes:
@@ -141,6 +156,18 @@ Head = tuple[int, bytes]
 
 Committed = tuple[int, bytes, int, int, bytes, bytes]
 """What a commit gave one event: sequence, id, HLC, clock, event hash, prev_hash."""
+
+
+class Known(Exception):  # no failure: how a commit says that there was none
+    """All keys of a commit are ids of events: nothing is written. `sequences` has them."""
+
+    def __init__(self, sequences: Sequence[int]) -> None:
+        super().__init__()
+        self.sequences = sequences
+
+
+Guard = Callable[[int], None]
+"""Called under the append lock with the written bound; raises Conflict to refuse a commit."""
 
 
 class Segment(msgspec.Struct, gc=False):
@@ -259,6 +286,7 @@ class Writer:
         index: IndexSink,
         heads: dict[bytes, Head],
         cold_head: Callable[[bytes, int], Head | None],
+        find: Callable[[bytes, int], int | None],
         on_rotated: Callable[[Log, SegmentHeader], IndexSink],
         timestamp_us: int,
     ) -> None:
@@ -272,6 +300,7 @@ class Writer:
         self._journal_id = journal_id
         self.epoch = epoch
         self._cold_head = cold_head
+        self._find = find
         self._on_rotated = on_rotated
         self._lock_fd = lock_fd
         self._hint_fd = hint_fd
@@ -299,7 +328,7 @@ class Writer:
         self._sync_lock = threading.Lock()
         self._durable = Durable(log.sequence, log.hlc)
         self.syncs = Syncs()
-        self._group = GroupCommit(self._commit_group, self._sync_once)
+        self._group = GroupCommit(self.commit_together, self._sync_once)
         every = config.durability
         self._flusher = _Flusher(self, every) if isinstance(every, Every) else None
 
@@ -346,6 +375,11 @@ class Writer:
         return self._forked
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing can be written any more: `check` says why."""
+        return self._ended
+
+    @property
     def is_closed(self) -> bool:
         """Whether the writer was closed."""
         return self._closed
@@ -374,27 +408,33 @@ class Writer:
 
     # --- commit --------------------------------------------------------------
 
-    def commit(self, events: Sequence[Prepared]) -> list[Committed]:
+    def commit(self, events: Sequence[Prepared], guard: Guard | None = None) -> list[Committed]:
         """Write events as one record: all of them, or none and an exception.
 
-        Returns before durability. Raises EntityClockOverflow, BatchTooLarge, NoSpace,
-        StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
+        Returns before durability. Raises Known when the keys are known, Conflict when
+        the guard or an expectation refuses, IdempotencyConflict, EntityClockOverflow,
+        BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
         """
         with self._append_lock:
-            return self._commit_locked(events, None)
+            if len(events) == 1:
+                return [self.commit_one(events[0], None, guard)]
+            return self._commit_locked(events, None, guard)
 
-    def commit_durably(self, events: Sequence[Prepared]) -> Request:
+    def commit_durably(self, events: Sequence[Prepared], guard: Guard | None = None) -> Request:
         """As `commit`, with one write and one sync for all threads that come together.
 
         The request tells what became of the events, `error` included; nothing of that
         is raised, since events may be written and not be known to be durable.
         """
-        request = Request(events)
+        request = Request(events, guard=guard)
         self._group.run(request)
         return request
 
-    def _commit_group(self, requests: Sequence[Request]) -> None:
-        """Commit what a group brings, each request for itself."""
+    def commit_together(self, requests: Sequence[Request]) -> None:
+        """Commit each request for itself, in order; each tells what became of it.
+
+        Returns before durability.
+        """
         with self._append_lock:
             for request in requests:
                 if request.is_written or request.error is not None:
@@ -402,21 +442,26 @@ class Writer:
                 events = request.events
                 try:
                     if len(events) == 1:
-                        request.committed = (self.commit_one(events[0], request),)
+                        request.committed = (self.commit_one(events[0], request, request.guard),)
                     else:
-                        request.committed = self._commit_locked(events, request)
+                        request.committed = self._commit_locked(events, request, request.guard)
                 except Exception as error:  # noqa: BLE001  # raised again, in its own thread
                     # It is raised in the thread whose events they are.
                     request.error = error
 
     def _commit_locked(
-        self, events: Sequence[Prepared], request: Request | None
+        self, events: Sequence[Prepared], request: Request | None, guard: Guard | None
     ) -> list[Committed]:
-        # 1. May we write at all, and where? 2. Idempotency and 3. conditions have
-        # their place after it.
+        # 1. May we write at all, and where?
         log = self._log
         if self._ended or self._writing or log.end >= self._segment_max_bytes:
             log = self._ready()
+
+        # 2. Keys before conditions, so that a retry succeeds. 3. Conditions.
+        if events[0].key is not None:
+            self._look_up_keys(events, log.sequence)
+        if guard is not None:
+            guard(log.sequence)
 
         # 4. Sequence, id, HLC, clock and prev_hash for each event. Nothing is
         # remembered before the write succeeded.
@@ -485,7 +530,9 @@ class Writer:
         self._writing = False
         return committed
 
-    def commit_one(self, event: Prepared, request: Request | None = None) -> Committed:
+    def commit_one(
+        self, event: Prepared, request: Request | None = None, guard: Guard | None = None
+    ) -> Committed:
         """As `commit`, for the one event that most commits have: the same steps and the
         same bytes, without a list for each thing, and with its parts written out, since
         a call costs as much as a hash. Raises as `commit`.
@@ -504,17 +551,25 @@ class Writer:
             if hlc <= log.hlc:
                 hlc = log.hlc + 1
             entity = coordinate.entity_bytes
+            foreign_id = None
+            if event_id is not None:
+                known = self._find(event_id, sequence)
+                if known is not None:
+                    raise Known((known,))
+                if is_foreign(event_id, hlc):
+                    foreign_id = event_id
+            if guard is not None:
+                guard(sequence)
             clock, previous = self._heads.get(entity) or self._head(entity, sequence)
+            if event.expect is not None and clock != event.expect:
+                raise unexpected(coordinate.entity, clock, event.expect)
             if clock > MAX_CLOCK:
                 raise _stream_full(coordinate)
-            foreign_id = None
             if event_id is None:
                 low = next(self._randoms, None) or self._new_randoms()
                 event_id = _pack_id(
                     hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF, low | (hlc & 0xF) << 58
                 )
-            elif is_foreign(event_id, hlc):
-                foreign_id = event_id
             head = (
                 _pack_place(
                     sequence, event_id, event_id if correlation is None else correlation,
@@ -560,6 +615,29 @@ class Writer:
                 request.written_below(sequence + 1)
             self._writing = False
         return committed
+
+    def _look_up_keys(self, events: Sequence[Prepared], written: int) -> None:
+        """Raises Known when all keys are ids of events, IdempotencyConflict when some are."""
+        known: list[int] = []
+        for index, event in enumerate(events):
+            assert event.key is not None, "all events of a commit have keys, or none"
+            sequence = self._find(event.key, written)
+            if sequence is not None:
+                known.append(sequence)
+            if len(known) not in (0, index + 1):
+                raise IdempotencyConflict(
+                    "some keys of the commit are known, others are not",
+                    reason="partial-replay",
+                    index=index,
+                    key=event.key.hex(),
+                    advice="retry a commit with the same items, or leave the known ones out",
+                )
+        if known:
+            raise Known(known)
+
+    def head(self, entity: bytes) -> Head:
+        """Where the entity's stream ends; the caller holds the append lock (a Guard does)."""
+        return self._heads.get(entity) or self._head(entity, self._log.sequence)
 
     def _ready(self) -> Log:
         """The rare ways to begin a commit: refuse, resolve an interruption, rotate."""
@@ -884,7 +962,7 @@ class Writer:
             self._flusher.stop()
         with self._append_lock:
             self._ready()
-            self._commit_locked(last_events(), None)
+            self._commit_locked(last_events(), None, None)
             self._sync_once()
             log = self._log
             chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
@@ -944,7 +1022,7 @@ class Writer:
         # Threads of the parent may have held these; they do not exist here.
         self._append_lock = threading.RLock()
         self._sync_lock = threading.Lock()
-        self._group = GroupCommit(self._commit_group, self._sync_once)
+        self._group = GroupCommit(self.commit_together, self._sync_once)
         for fd in (self._log.segment.fd, self._hint_fd, self._lock_fd):
             if fd >= 0:
                 try:
@@ -968,6 +1046,19 @@ def _stream_full(coordinate: Coordinate) -> EntityClockOverflow:
         "the entity's stream is full: no further event fits",
         entity=coordinate.entity,
         advice="continue under a new entity name",
+    )
+
+
+def unexpected(entity: str, actual: int, expected: int) -> ExpectationFailed:
+    """What to raise where an entity's next clock is not the one that was expected."""
+    stands = f"its last event has clock {actual - 1}" if actual else "it has no event"
+    wanted = f"clock {expected - 1}" if expected else "an empty stream"
+    return ExpectationFailed(
+        f"{entity} is not at {wanted}: {stands}",
+        entity=entity,
+        expected=expected - 1 if expected else None,
+        actual=actual - 1 if actual else None,
+        advice="read the entity again and decide anew",
     )
 
 

@@ -26,8 +26,9 @@ from typing import IO, Any, NamedTuple
 from batpak.coordinate import Coordinate, Region, name_from_path
 from batpak.errors import BatchTooLarge, ImportSourceError, InvalidInput
 from batpak.ids import EventId
+from batpak.items import Item, Prior
 from batpak.payloads import payload
-from batpak.store import Item, Prior, Store
+from batpak.store import Store
 from batpak_cli.importers.report import ImportReport, Progress
 
 __all__ = ["FileChanged", "GitCommit", "import_git"]

@@ -25,8 +25,9 @@ from blake3 import blake3
 from batpak import canonical
 from batpak.coordinate import Coordinate, name_from_path
 from batpak.errors import BatchTooLarge, ImportSourceError, InvalidInput
+from batpak.items import Item
 from batpak.kinds import DATA, EventKind
-from batpak.store import Item, Store
+from batpak.store import Store
 from batpak_cli.importers.report import BadLine, ImportReport, Progress
 from batpak_cli.strict_json import NotJson, parse
 

@@ -1,0 +1,270 @@
+"""Commit prepared events and answer with receipts, as durable as mode and call ask.
+
+What a retry by key finds, what a failed sync leaves, and how long a caller waits are
+decided here. Knows writer and reader, not how events are made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn
+from uuid import UUID
+
+from batpak.config import Durability, Watermark
+from batpak.engine.preparing import Preparer
+from batpak.engine.reading import LogReader
+from batpak.engine.submission import Submission
+from batpak.errors import (
+    BatpakError,
+    IdempotencyConflict,
+    Indeterminate,
+    InvalidInput,
+    WaitTimeout,
+)
+from batpak.event import Event
+from batpak.journal.group import Request
+from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
+from batpak.receipt import AppendReceipt
+
+__all__ = ["Appender", "OnReplay", "check_timeout", "check_wait"]
+
+OnReplay = Literal["raise", "return"]
+
+
+class Appender:
+    """Appends for one store. `after_seal` is called when segments were sealed."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: LogReader,
+        preparer: Preparer,
+        journal_id: UUID,
+        durability: Any,
+        sealed: Sequence[Any],
+        after_seal: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._preparer = preparer
+        self._journal_id = journal_id
+        self.waits = durability is Durability.SYNC
+        self.flushes = writer.flushes
+        self._sealed = sealed
+        self._after_seal = after_seal
+
+    def commit(
+        self,
+        events: Sequence[Prepared],
+        *,
+        durable: bool = False,
+        guard: Guard | None = None,
+        on_replay: OnReplay = "raise",
+        timeout: float | None = None,
+    ) -> tuple[AppendReceipt, ...]:
+        """Write events as one record and wait as asked; receipts in the events' order.
+
+        With a timeout the wait ends after so many seconds. Raises what
+        `Writer.commit` raises but Known, IdempotencyConflict, Indeterminate.
+        """
+        waits = durable or self.waits
+        if waits and timeout is None:
+            return self._commit_durably(events, guard, on_replay)
+        began = time.monotonic()
+        try:
+            committed = self._writer.commit(events, guard)
+        except Known as known:
+            return self._replay(events, known.sequences, on_replay, waits, timeout)
+        if not waits:
+            return self.receipts(events, committed, self.after_write(events, committed))
+        if self._sealed:
+            self._after_seal()
+        bound = committed[-1][0] + 1
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        self._wait(events, committed, bound, left)
+        return self.receipts(events, committed, is_durable=True)
+
+    def _commit_durably(
+        self, events: Sequence[Prepared], guard: Guard | None, on_replay: OnReplay
+    ) -> tuple[AppendReceipt, ...]:
+        request = self._writer.commit_durably(events, guard)
+        if request.error is not None:
+            if isinstance(request.error, Known):
+                return self._replay(events, request.error.sequences, on_replay, True, None)
+            self._raise(request)
+        if self._sealed:
+            self._after_seal()
+        return self.receipts(events, request.committed, is_durable=True)
+
+    def work(self, submissions: Sequence[Submission]) -> None:
+        """Commit what was queued, each for itself, with one sync; settle the futures."""
+        requests = [Request(one.events, guard=one.guard) for one in submissions]
+        self._writer.commit_together(requests)
+        if self._sealed:
+            self._after_seal()
+        failure: BatpakError | None = None
+        bound = max((request.bound for request in requests), default=0)
+        if bound and (self.waits or any(one.durable for one in submissions)):
+            try:
+                self._writer.wait_durable(bound)
+            except BatpakError as error:
+                failure = error
+        elif bound and self.flushes:
+            try:
+                self._writer.flush_in_time(bound)
+            except BatpakError as error:
+                failure = error
+        for one, request in zip(submissions, requests, strict=True):
+            if request.error is None:
+                request.error = failure
+            try:
+                receipts = self._outcome(request, one)
+            except Exception as error:  # noqa: BLE001  # raised again by the future
+                one.future.set_exception(error)
+            else:
+                one.future.set_result(receipts[0] if one.is_single else receipts)
+
+    def _outcome(self, request: Request, one: Submission) -> tuple[AppendReceipt, ...]:
+        waits = self.waits or one.durable
+        if isinstance(request.error, Known):
+            return self._replay(one.events, request.error.sequences, one.on_replay, waits, None)
+        if request.error is not None:
+            self._raise(request)
+        is_durable = self._writer.durable.sequence >= request.bound
+        return self.receipts(one.events, request.committed, is_durable)
+
+    def after_write(self, events: Sequence[Prepared], committed: Sequence[Committed]) -> bool:
+        """Sidecars of what was sealed; in EVERY, sync if it is time. Whether all is durable."""
+        if self._sealed:
+            self._after_seal()
+        if not self.flushes:
+            return False
+        try:
+            return self._writer.flush_in_time(committed[-1][0] + 1)
+        except BatpakError as error:
+            raise self._indeterminate(events, committed, error) from error
+
+    def _wait(
+        self,
+        events: Sequence[Prepared],
+        committed: Sequence[Committed],
+        bound: int,
+        timeout: float | None,
+    ) -> None:
+        try:
+            if not self._writer.wait_durable(bound, timeout):
+                raise WaitTimeout(
+                    f"event {bound - 1} is not durable yet",
+                    watermark=Watermark.DURABLE.value,
+                    target=bound,
+                    waited=timeout,
+                )
+        except BatpakError as error:
+            raise self._indeterminate(events, committed, error) from error
+
+    def _replay(
+        self,
+        events: Sequence[Prepared],
+        sequences: Sequence[int],
+        on_replay: OnReplay,
+        waits: bool,
+        timeout: float | None,
+    ) -> tuple[AppendReceipt, ...]:
+        """The receipts that the first attempt got, once they are as durable as asked."""
+        stored = [self._reader.at(sequence) for sequence in sequences]
+        if on_replay == "raise":
+            for index, (event, found) in enumerate(zip(events, stored, strict=True)):
+                self._check_same(event, found, index)
+        bound = max(sequences) + 1
+        if waits:
+            originals = [_committed_of(found) for found in stored]
+            self._wait(events, originals, bound, timeout)
+        is_durable = self._writer.durable.sequence >= bound
+        return tuple([self.receipt_of(found, is_durable=is_durable) for found in stored])
+
+    def _check_same(self, event: Prepared, found: Event, index: int) -> None:
+        """Raises IdempotencyConflict unless the stored event is what was asked for."""
+        reason = None
+        if found.coordinate != event.coordinate:
+            reason = "coordinate"
+        elif found.kind.raw != event.kind:
+            reason = "kind"
+        elif found.envelope is not None and found.raw != self._preparer.payload_of(event):
+            reason = "payload"
+        if reason is None:
+            return
+        assert event.key is not None, "found by its key"
+        raise IdempotencyConflict(
+            f"the key stands for event {found.sequence}, which has another {reason}",
+            reason=reason,
+            sequence=found.sequence,
+            key=event.key.hex(),
+            index=index,
+            advice='use a key for one operation only, or pass on_replay="return"',
+        )
+
+    def receipt_of(self, found: Event, *, is_durable: bool) -> AppendReceipt:
+        """The receipt of a stored event."""
+        row = found.row
+        metadata = found.metadata_bytes
+        return AppendReceipt(
+            self._journal_id, _committed_of(found), found.coordinate, row.kind, row.content_hash,
+            metadata[row.entity_len + row.scope_len :], is_durable, True,
+        )  # fmt: skip
+
+    def _raise(self, request: Request) -> NoReturn:
+        """What a commit came to that was refused, or is not known to be durable."""
+        error = request.error
+        assert error is not None, "asked only then"
+        if not request.is_written:
+            raise error
+        raise self._indeterminate(request.events, request.committed, error) from error
+
+    def _indeterminate(
+        self, events: Sequence[Prepared], committed: Sequence[Committed], error: Exception
+    ) -> Indeterminate:
+        what = error.what if isinstance(error, BatpakError) else repr(error)
+        return Indeterminate(
+            f"written, but not known to be durable: {what}",
+            receipts=self.receipts(events, committed, is_durable=False),
+            cause=error,
+            advice="open the journal anew and look for the event before writing it again",
+        )
+
+    def receipts(
+        self, events: Sequence[Prepared], committed: Sequence[Committed], is_durable: bool
+    ) -> tuple[AppendReceipt, ...]:
+        """A receipt for each event."""
+        journal_id = self._journal_id
+        return tuple(
+            [
+                AppendReceipt(
+                    journal_id, done, event.coordinate, event.kind, event.content,
+                    event.extensions, is_durable,
+                )
+                for event, done in zip(events, committed, strict=True)
+            ]
+        )  # fmt: skip
+
+
+def _committed_of(found: Event) -> Committed:
+    row = found.row
+    return row.sequence, row.event_id, row.hlc, row.clock, found.event_hash, row.prev_hash
+
+
+def check_wait(wait: Watermark | None) -> bool:
+    """Whether an append has to wait for durability. Raises InvalidInput."""
+    if wait is None:
+        return False
+    if not isinstance(wait, Watermark):
+        raise InvalidInput("wait= takes a Watermark", field="wait", value=wait)
+    return wait is Watermark.DURABLE
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raises InvalidInput unless this is a number of seconds, or None."""
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
+    ):
+        raise InvalidInput("timeout= is seconds from 0 on", field="timeout", value=timeout)

@@ -1,0 +1,110 @@
+"""Hold a commit's conditions against the journal, in two looks.
+
+The first look, before the append lock, goes through everything written by then, however
+long that takes; the second, under the lock, only through what came since. So a condition
+over a long past holds nobody up. Knows the index, not what is to be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from batpak.coordinate import Region
+from batpak.engine.preparing import expected_clock
+from batpak.engine.reading import LogReader
+from batpak.errors import ConditionFailed, InvalidInput
+from batpak.index.query import Query
+from batpak.items import Expect, Unless
+from batpak.journal.writer import Writer, unexpected
+
+__all__ = ["Guard", "guard_of"]
+
+
+class Guard:
+    """The conditions of one commit. `look` first; the writer calls it under its lock."""
+
+    def __init__(
+        self,
+        reader: LogReader,
+        writer: Writer,
+        expected: Sequence[tuple[str, bytes, int]],
+        unless: Unless | None,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._expected = expected
+        self._low = 0 if unless is None or unless.after is None else unless.after + 1
+        self._ruled_out = (
+            [] if unless is None else [(region, Query.of(region)) for region in unless.regions]
+        )
+
+    def look(self) -> None:
+        """Through all that is written now. Raises ConditionFailed, InvalidInput."""
+        written = self._writer.log.sequence
+        if self._low > written:
+            raise InvalidInput(
+                f"after= names event {self._low - 1}; the journal has {written}",
+                field="unless",
+                value=self._low - 1,
+                advice="pass the sequence of the last event that the decision has seen",
+            )
+        self._search(written)
+
+    def __call__(self, written: int) -> None:
+        """Under the append lock, with all that is written. Raises Conflict."""
+        for name, entity, clock in self._expected:
+            actual = self._writer.head(entity)[0]
+            if actual != clock:
+                raise unexpected(name, actual, clock)
+        if self._low < written:
+            self._search(written)
+
+    def _search(self, written: int) -> None:
+        for region, query in self._ruled_out:
+            found = self._reader.index.first_match(query, self._low, written)
+            if found is not None:
+                raise _ruled_out(region, found)
+        self._low = max(self._low, written)
+
+
+def guard_of(
+    reader: LogReader,
+    writer: Writer,
+    expect: Mapping[str, int | Expect] | None,
+    unless: Unless | None,
+) -> Guard | None:
+    """The guard of a commit, after its first look. Raises Conflict, InvalidInput."""
+    if expect is None and unless is None:
+        return None
+    if unless is not None and not isinstance(unless, Unless):
+        raise InvalidInput(
+            "unless= takes an Unless",
+            field="unless",
+            value=unless,
+            advice="write unless=Unless(Region(…), after=sequence)",
+        )
+    expected: list[tuple[str, bytes, int]] = []
+    if expect is not None:
+        if not isinstance(expect, Mapping):
+            raise InvalidInput(
+                "a batch's expect= maps entities to clocks",
+                field="expect",
+                value=expect,
+                advice='write expect={"player:alice": 3}',
+            )
+        for name, clock in expect.items():
+            if not isinstance(name, str):
+                raise InvalidInput("an entity is named by a text", field="expect", value=name)
+            expected.append((name, name.encode("utf-8", "surrogatepass"), expected_clock(clock)))
+    guard = Guard(reader, writer, expected, unless)
+    guard.look()
+    return guard
+
+
+def _ruled_out(region: Region, sequence: int) -> ConditionFailed:
+    return ConditionFailed(
+        f"event {sequence} matches {region}, which the commit rules out",
+        sequence=sequence,
+        region=repr(region),
+        advice="read what came since and decide anew",
+    )
