@@ -29,9 +29,12 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 # Name, code, group, retryable, exit code: what programs out there rely on.
 TABLE = """
+Backpressure            backpressure            Unavailable    yes  5
 BatchTooLarge           batch-too-large         InvalidInput   no   5
 BatpakError             batpak-error            -              no   3
+Cancelled               cancelled               Unavailable    yes  5
 CanonicalError          canonical               InvalidInput   no   5
+ConditionFailed         condition-failed        Conflict       no   5
 Conflict                conflict                Conflict       no   5
 CoordinateError         coordinate              InvalidInput   no   5
 Damaged                 damaged                 Damaged        no   3
@@ -39,10 +42,15 @@ DecodeError             decode                  Conflict       no   5
 DecodeFailed            decode-failed           Conflict       no   5
 EntityClockOverflow     entity-clock-overflow   Conflict       no   5
 EventNotFound           event-not-found         InvalidInput   no   5
+ExpectationFailed       expectation-failed      Conflict       no   5
 ExtensionError          extension               InvalidInput   no   5
+FenceEnded              fence-ended             Conflict       no   5
+FenceOpen               fence-open              InvalidInput   no   5
+FenceTooLarge           fence-too-large         InvalidInput   no   5
 FutureFormat            future-format           Damaged        no   3
 FutureVersion           future-version          Conflict       no   5
 IdError                 id                      InvalidInput   no   5
+IdempotencyConflict     idempotency-conflict    Conflict       no   5
 ImportSourceError       import-source           InvalidInput   no   5
 Indeterminate           indeterminate           Indeterminate  yes  3
 InvalidClock            invalid-clock           InvalidInput   no   5
@@ -51,6 +59,7 @@ JournalCorrupt          journal-corrupt         Damaged        no   3
 JournalLocked           journal-locked          Unavailable    yes  4
 JournalPoisoned         journal-poisoned        Damaged        no   3
 JournalRewound          journal-rewound         Damaged        no   3
+KeyInvalid              key                     InvalidInput   no   5
 KindCollision           kind-collision          InvalidInput   no   5
 KindError               kind                    InvalidInput   no   5
 KindMismatch            kind-mismatch           Conflict       no   5
