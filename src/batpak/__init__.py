@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from batpak.kinds import Category as Category
     from batpak.kinds import EventFlag as EventFlag
     from batpak.kinds import EventKind as EventKind
+    from batpak.outcome import Outcome as Outcome
     from batpak.payloads import payload as payload
     from batpak.payloads import upcast as upcast
     from batpak.receipt import AppendReceipt as AppendReceipt
@@ -64,6 +65,7 @@ _HOMES = {
     "batpak.event": ("Event", "EventSummary", "PayloadState"),
     "batpak.ids": ("CausationId", "CorrelationId", "EventId", "define_id", "operation_key"),
     "batpak.kinds": ("Category", "EventFlag", "EventKind"),
+    "batpak.outcome": ("Outcome",),
     "batpak.payloads": ("payload", "upcast"),
     "batpak.receipt": ("AppendReceipt", "Namespace"),
     "batpak.store": (
