@@ -216,7 +216,7 @@ class Denied:
             gate=first.gate,
             reason=first.code or None,
             denied=self,
-            advice="change what is proposed; another try gives the same answer"
+            advice="change what is proposed, or what the gate looks at"
             if first.code != GATE_DEFECT
             else "correct the gate; nothing is committed past a gate that can't decide",
         )
