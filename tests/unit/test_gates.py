@@ -659,6 +659,8 @@ def test_the_audit_of_a_bypass_is_an_extension_that_only_batpak_writes(tmp_path:
     }
     assert Bypass.from_extensions(audit) == bypass
     assert Bypass.from_extensions({"acme.trace": b"1"}) is None
+    longest = Bypass("r" * 256, "ü" * 2048, "a" * 256)
+    assert Bypass.from_extensions(longest.extensions()) == longest
     nobody = Bypass("r", "j")
     assert Bypass.from_extensions(nobody.extensions()) == nobody
     packed = encode_extensions({**audit, "acme.trace": b"1"}, reserved_allowed=True)
@@ -675,6 +677,7 @@ def test_the_audit_of_a_bypass_is_an_extension_that_only_batpak_writes(tmp_path:
         ("r", ""),
         ("r", "j", ""),
         ("r" * 257, "j"),
+        ("r", "j" * 4097),
         ("r", "ü" * 2049),
         ("r", "j", "a" * 257),
         (None, "j"),

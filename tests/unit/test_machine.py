@@ -152,7 +152,18 @@ def test_a_class_that_was_defined_again_is_the_same_transition() -> None:
 def test_a_table_that_is_none_is_refused(initial: Any, rows: Any, error: type[BatpakError]) -> None:
     with pytest.raises(error) as caught:
         StateMachine("m", initial, rows)
-    assert caught.value.field
+    assert caught.value.field in ("transitions", "initial", "state")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a|b", 'a"b', "a`b", "a\nb", None, 5])
+def test_a_machine_and_its_states_have_names_that_can_be_drawn(name: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        StateMachine(name, "a", [])
+    assert caught.value.field == "name"
+    if isinstance(name, str):
+        with pytest.raises(InvalidInput) as caught:
+            StateMachine("m", name, [])
+        assert caught.value.field == "state"
 
 
 def test_a_state_that_can_not_be_reached_is_named() -> None:
@@ -174,8 +185,9 @@ def test_a_state_of_another_machine_is_refused(state: Any) -> None:
 
 
 def test_a_value_without_a_kind_is_no_step() -> None:
-    with pytest.raises(UnregisteredPayload):
+    with pytest.raises(UnregisteredPayload) as caught:
         DOOR.step(Door.CLOSED, {"by": "alice"})
+    assert caught.value.field == "payload"
 
 
 def test_the_table_is_drawn_from_what_decides() -> None:
