@@ -51,6 +51,7 @@ __all__ = [
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 U = TypeVar("U")
+IdT = TypeVar("IdT", bound=Id128)
 
 MAX_NESTING: Final = 30
 """Batches in batches, and conditions in conditions: two containers each, of 128 in all."""
@@ -120,9 +121,6 @@ def _bytes(field: str, value: object) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(cast("bytes", value))
     raise _refused(field, type(value).__name__, "bytes")
-
-
-IdT = TypeVar("IdT", bound=Id128)
 
 
 def _id(cls: type[IdT], field: str, value: object) -> IdT:

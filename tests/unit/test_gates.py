@@ -227,6 +227,25 @@ def test_a_function_becomes_a_gate() -> None:
     found = size_limit(GateContext.of(here, "abcdef", kind=KIND))
     assert found == Denial("size_limit", "too large", code="SIZE", context=[("bytes", "7")])
     assert str(found) == "[size_limit] too large"
+    assert size_limit.denial("no") == Denial("size_limit", "no", code="", context=())
+    assert gate("bare")(lambda context: None).description == ""
+    for description in (5, "\ud800"):
+        with pytest.raises(InvalidInput) as caught:
+            gate("g", description)(lambda context: None)  # type: ignore[arg-type]  # the refusal is the test
+        assert caught.value.field == "description"
+
+
+def test_a_set_is_a_sequence_of_its_gates() -> None:
+    gates = [Recording("a"), Recording("b")]
+    found = GateSet(iter(gates))
+    assert list(found) == gates
+    assert (len(found), found.names) == (2, ("a", "b"))
+    assert len(GateSet()) == 0
+    for name in ("names", "_gates", "new"):
+        with pytest.raises(AttributeError):
+            setattr(found, name, ())
+        with pytest.raises(AttributeError):
+            delattr(found, name)
 
 
 # --- denials -------------------------------------------------------------------------
