@@ -140,7 +140,7 @@ def test_a_gate_that_does_not_decide_denies(answer: Any, says: str) -> None:
     for check in (GateSet.check, GateSet.check_all):
         found = check(GateSet([Recording("a", answer)]), None)
         assert isinstance(found, Denied)
-        assert found.denial.code == GATE_DEFECT
+        assert found.denial.code == GATE_DEFECT == "GATE_DEFECT"
         assert says in found.denial.message
         assert found.cause is (answer if isinstance(answer, Exception) else None)
         # What the exception says may be a secret: its type is all that is told or stored.
@@ -260,34 +260,54 @@ def test_the_context_of_a_denial_keeps_order_and_repetition() -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "field"),
     [
-        lambda: Denial("g", b"m"),  # type: ignore[arg-type]  # the refusal is the test
-        lambda: Denial("g", "\ud800"),
-        lambda: Denial("g", "m", code=None),  # type: ignore[arg-type]  # the refusal is the test
-        lambda: Denial("g", "m", context={"a": 1.5}),  # type: ignore[dict-item]  # the refusal is the test
-        lambda: Denial("g", "m", context={"a": True}),  # type: ignore[dict-item]  # the refusal is the test
-        lambda: Denial("g", "m", context=[("a",)]),  # type: ignore[list-item]  # the refusal is the test
-        lambda: Denial("g", "m", context=5),  # type: ignore[arg-type]  # the refusal is the test
-        lambda: Denial("g", "m", context={"\udfff": ""}),
-        lambda: Evaluation("g", DENY),
-        lambda: Evaluation("g", PERMIT, Denial("g", "m")),
-        lambda: Evaluation("g", DENY, Denial("h", "m")),
-        lambda: Evaluation("g", "Permit"),  # type: ignore[arg-type]  # the refusal is the test
-        lambda: Evaluation("g", PERMIT, evidence_hash=b"short"),
-        lambda: Denied([]),
-        lambda: Denied([Evaluation("g", PERMIT), Evaluation("h", SKIPPED)]),
-        lambda: Denied(["g"]),  # type: ignore[list-item]  # the refusal is the test
-        lambda: DenialPayload((), 0xA009),  # type: ignore[arg-type]  # the refusal is the test
-        lambda: DenialPayload(("g",), KIND),  # type: ignore[arg-type]  # the refusal is the test
-        lambda: DenialPayload((), KIND, pipeline_id=5),  # type: ignore[arg-type]  # the refusal is the test
-        lambda: DenialPayload((), KIND, proposed_content_hash=bytes(31)),
+        (lambda: Denial("g", b"m"), "message"),
+        (lambda: Denial("g", "\ud800"), "message"),
+        (lambda: Denial("g", "m", code=None), "code"),
+        (lambda: Denial("g", "m", context={"a": 1.5}), "context"),
+        (lambda: Denial("g", "m", context={"a": True}), "context"),
+        (lambda: Denial("g", "m", context=[("a",)]), "context"),
+        (lambda: Denial("g", "m", context=5), "context"),
+        (lambda: Denial("g", "m", context={"\udfff": ""}), "context"),
+        (lambda: Evaluation("g", DENY), "denial"),
+        (lambda: Evaluation("g", PERMIT, Denial("g", "m")), "denial"),
+        (lambda: Evaluation("g", DENY, Denial("h", "m")), "denial"),
+        (lambda: Evaluation("g", "Permit"), "verdict"),
+        (lambda: Evaluation("g", PERMIT, evidence_hash=b"short"), "evidence_hash"),
+        (lambda: Denied([]), "evaluations"),
+        (lambda: Denied([Evaluation("g", PERMIT), Evaluation("h", SKIPPED)]), "evaluations"),
+        (lambda: Denied(["g"]), "evaluations"),
+        (lambda: DenialPayload((), 0xA009), "proposed_kind"),
+        (lambda: DenialPayload(("g",), KIND), "evaluations"),
+        (lambda: DenialPayload((), KIND, pipeline_id=5), "pipeline_id"),
+        (lambda: DenialPayload((), KIND, proposed_content_hash=bytes(31)), "proposed_content_hash"),
     ],
 )
-def test_evidence_that_could_not_be_stored_is_refused(make: Any) -> None:
+def test_evidence_that_could_not_be_stored_is_refused(make: Any, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make()
-    assert caught.value.field
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Denial("g", "m"),
+        Evaluation("g", PERMIT),
+        DenialPayload((), KIND),
+        Bypass("r", "j"),
+        FunctionGate("g", "", len),
+        Pipeline(GateSet([])),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_evidence_can_not_be_changed(value: Any) -> None:
+    for name in value.__slots__:
+        with pytest.raises(AttributeError):
+            setattr(value, name, None)
+    if not isinstance(value, (FunctionGate, Pipeline)):
+        assert pickle.loads(pickle.dumps(value)) == value == copy.deepcopy(value)
 
 
 def test_a_denied_raises_as_a_conflict_that_carries_the_trace() -> None:
@@ -777,7 +797,7 @@ def test_a_bypass_of_a_pipeline_hands_its_audit_to_the_writer() -> None:
     bypass = Bypass("r", "j", "carol")
     assert pipeline.bypass(bypass, "mail", lambda mail, audit: (mail, audit)) == ("mail", bypass)
     assert closed.asked == []
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="field=bypass"):
         pipeline.bypass(None, "mail", lambda mail, audit: mail)  # type: ignore[arg-type]  # the refusal is the test
     with pytest.raises(InvalidInput):
         Pipeline([closed])  # type: ignore[arg-type]  # the refusal is the test
