@@ -273,6 +273,14 @@ def test_a_variant_is_not_read_as_another() -> None:
     assert canonical.decode(raw, Cancelled) == Cancelled("c")
     with pytest.raises(CanonicalError):
         canonical.decode(raw, Ok)
+    text = Cancelled("c").to_json()
+    assert Cancelled.from_json(text) == Cancelled("c")
+    with pytest.raises(CanonicalError) as caught:
+        Ok.from_json(text)
+    assert caught.value.path == "$"
+    for plain, family in (({"None": 1}, WaitCondition), ({"None": 1}, Compensation)):
+        with pytest.raises(CanonicalError, match="'None' is no"):
+            canonical.decode(canonical.encode(plain), family)
 
 
 # --- values ------------------------------------------------------------------------
@@ -446,6 +454,7 @@ def test_json_has_the_same_shape(name: str) -> None:
 
 
 def test_json_writes_ids_as_integers() -> None:
+    assert "grün" in Cancelled("grün").to_json()
     plain = json.loads(Pending(UntilEvent(EventId(1)), Id128(42)).to_json())
     assert plain["data"]["resume_token"] == [0] * 15 + [42]
     assert plain["data"]["condition"]["Event"]["event_id"] == [0] * 15 + [1]
