@@ -39,6 +39,7 @@ from batpak.event import (
     event_hash,
     id_of_hlc,
 )
+from batpak.gates import Denial, DenialPayload, Evaluation, Verdict
 from batpak.index.growing import GrowingPart
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
@@ -57,6 +58,7 @@ from batpak.journal.record import (
 )
 from batpak.journal.sidecar import ARRAYS, SIDECAR_PREFIX_SIZE, SidecarHeader, encode_sidecar
 from batpak.journal.writer import apply_record
+from batpak.kinds import EventKind
 from batpak.receipt import encode_extensions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -265,6 +267,27 @@ def describe_map(out: Describer, size: int, part: str) -> None:
     assert out.at == end, "the map is not what was decoded"
 
 
+def describe_tree(out: Describer, value: object, part: str, name: str = "value") -> None:
+    """Describe a value of canonical MessagePack, each head and each leaf by its own line."""
+    size = len(canonical.encode(value))
+    match value:
+        case dict():
+            assert len(value) < 16, "the map has a longer head"
+            out.take(1, part, name, f"map, {len(value)} entries")
+            for key, inner in value.items():
+                out.take(len(canonical.encode(key)), part, "key", str(key))
+                describe_tree(out, inner, part, str(key))
+        case list() if all(type(inner) is int for inner in value) and len(value) == 32:
+            out.take(size, part, name, "array, 32 items: a hash")
+        case list():
+            assert len(value) < 16, "the array has a longer head"
+            out.take(1, part, name, f"array, {len(value)} items")
+            for place, inner in enumerate(value):
+                describe_tree(out, inner, part, f"{name}[{place}]")
+        case _:
+            out.take(size, part, name, "nil" if value is None else str(value))
+
+
 # -- building bytes ---------------------------------------------------------------------------
 
 
@@ -471,6 +494,7 @@ def build() -> dict[str, Vector]:
         _payload("repaired-payload", "The payload of 0x0018 after a repair.",
                  system.repaired_event(from_journal=JOURNAL_ID.bytes, at=5, until=7).envelope),
     ]  # fmt: skip
+    made += _denials()
     return {vector.name: vector for vector in made}
 
 
@@ -493,6 +517,44 @@ def _payload(name: str, about: str, data: bytes) -> Vector:
     out = Describer(data)
     describe_map(out, len(data), "payload")
     return Vector(name, about, data, out.done())
+
+
+def _denials() -> list[Vector]:
+    """Payloads of denial events: as of a named pipeline, and with all that may be there."""
+    blocked = Denial("deny_gate", "blocked", code="BLOCKED", context={"reason": "test"})
+    large = Denial("size limit", "zu groß", context=[("bytes", "5000"), ("bytes", "9")])
+    digest = bytes(range(0x70, 0x90))
+    made: list[Vector] = []
+    for name, about, payload in (
+        (
+            "denial-payload",
+            "The payload of a denial: of three gates the second denied, so the third was not "
+            "asked. The proposal was of kind 0xA009.",
+            DenialPayload(
+                (
+                    Evaluation("allow_all", Verdict.PERMIT),
+                    Evaluation("deny_gate", Verdict.DENY, blocked),
+                    Evaluation("z", Verdict.SKIPPED),
+                ),
+                EventKind(0xA, 9),
+                "pipeline:test",
+            ),
+        ),
+        (
+            "denial-payload-with-hash",
+            "The payload of a denial without a code and without a pipeline, with text beside "
+            "ASCII, a key that comes twice, and the hash of what was proposed.",
+            DenialPayload(
+                (Evaluation(large.gate, Verdict.DENY, large),),
+                EventKind(0xF, 1),
+                proposed_content_hash=digest,
+            ),
+        ),
+    ):
+        out = Describer(payload.encode())
+        describe_tree(out, canonical.decode(out.data), "payload", "payload")
+        made.append(Vector(name, about, out.data, out.done()))
+    return made
 
 
 def _identities() -> list[Vector]:

@@ -25,12 +25,20 @@ if TYPE_CHECKING:
     from batpak.errors import Conflict as Conflict
     from batpak.errors import Damaged as Damaged
     from batpak.errors import EventNotFound as EventNotFound
+    from batpak.errors import GateDenied as GateDenied
     from batpak.errors import Indeterminate as Indeterminate
     from batpak.errors import InvalidInput as InvalidInput
     from batpak.errors import Unavailable as Unavailable
     from batpak.event import Event as Event
     from batpak.event import EventSummary as EventSummary
     from batpak.event import PayloadState as PayloadState
+    from batpak.gates import Bypass as Bypass
+    from batpak.gates import Denial as Denial
+    from batpak.gates import Denied as Denied
+    from batpak.gates import GateContext as GateContext
+    from batpak.gates import GateSet as GateSet
+    from batpak.gates import Passed as Passed
+    from batpak.gates import gate as gate
     from batpak.ids import CausationId as CausationId
     from batpak.ids import CorrelationId as CorrelationId
     from batpak.ids import EventId as EventId
@@ -43,6 +51,8 @@ if TYPE_CHECKING:
     from batpak.kinds import Category as Category
     from batpak.kinds import EventFlag as EventFlag
     from batpak.kinds import EventKind as EventKind
+    from batpak.machine import StateMachine as StateMachine
+    from batpak.outcome import Outcome as Outcome
     from batpak.payloads import payload as payload
     from batpak.payloads import upcast as upcast
     from batpak.receipt import AppendReceipt as AppendReceipt
@@ -62,13 +72,18 @@ _HOMES = {
     "batpak.engine.diagnostics": ("Diagnostics",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
     "batpak.errors": (
-        "BatpakError", "Conflict", "Damaged", "EventNotFound", "Indeterminate", "InvalidInput",
-        "Unavailable",
+        "BatpakError", "Conflict", "Damaged", "EventNotFound", "GateDenied", "Indeterminate",
+        "InvalidInput", "Unavailable",
     ),
     "batpak.event": ("Event", "EventSummary", "PayloadState"),
+    "batpak.gates": (
+        "Bypass", "Denial", "Denied", "GateContext", "GateSet", "Passed", "gate",
+    ),
     "batpak.ids": ("CausationId", "CorrelationId", "EventId", "define_id", "operation_key"),
     "batpak.items": ("Expect", "Item", "Prior", "Unless"),
     "batpak.kinds": ("Category", "EventFlag", "EventKind"),
+    "batpak.machine": ("StateMachine",),
+    "batpak.outcome": ("Outcome",),
     "batpak.payloads": ("payload", "upcast"),
     "batpak.receipt": ("AppendReceipt", "Namespace"),
     "batpak.store": (

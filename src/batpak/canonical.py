@@ -45,7 +45,10 @@ def _enc_hook(value: Any) -> Any:
 
 
 def _dec_hook(wanted: Any, plain: Any) -> Any:
-    return plain if type(plain) is wanted else wanted.__from_canonical__(plain)
+    if type(plain) is wanted:
+        return plain
+    # A generic class is asked for with its parameters, which do not pass dunder names on.
+    return getattr(wanted, "__origin__", wanted).__from_canonical__(plain)
 
 
 def _ext_hook(code: int, _data: memoryview) -> Any:
@@ -429,22 +432,28 @@ class _Enum(_Leaf):
 
 
 class _Custom(_Node):
-    """A class with `__canonical__` and `__from_canonical__`."""
+    """A class with `__canonical__` and `__from_canonical__`.
+
+    With `__canonical_family__` its subclasses are its variants: the base is declared, a
+    variant stored, and the plain form says which. Variants hold values of any type, so
+    that they are walked, never left to msgspec.
+    """
 
     def __init__(self, cls: type[Any]) -> None:
         self.cls = cls
+        self.unbounded = self.family = getattr(cls, "__canonical_family__", False)
 
     def check(self, value: str, names: dict[str, Any]) -> str | None:
-        return f"type({value}) is {_name(names, self.cls)}"
+        return None if self.family else f"type({value}) is {_name(names, self.cls)}"
 
     def owns(self, value: Any) -> bool:
-        return type(value) is self.cls
+        return isinstance(value, self.cls) if self.family else type(value) is self.cls
 
     def takes(self, plain: Any) -> bool:
         return plain is not None
 
     def lower(self, value: Any, depth: int) -> Any:
-        if type(value) is not self.cls:
+        if not self.owns(value):
             raise _mismatch(self.cls.__qualname__, value)
         return _lower(value.__canonical__(), depth)
 
@@ -824,7 +833,9 @@ class _Builder:
             self.unbounded = True
             return _Any()
         if hasattr(cls, "__canonical__") and hasattr(cls, "__from_canonical__"):
-            return _Custom(cls)
+            node = _Custom(cls)
+            self.unbounded = self.unbounded or node.unbounded
+            return node
         raise _no_rule(cls)
 
     def _note_constraints(self, info: mi.Type) -> None:

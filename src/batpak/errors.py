@@ -31,6 +31,8 @@ __all__ = [
     "FenceTooLarge",
     "FutureFormat",
     "FutureVersion",
+    "GateDenied",
+    "GatePassError",
     "IdError",
     "IdempotencyConflict",
     "ImportSourceError",
@@ -48,6 +50,8 @@ __all__ = [
     "NetworkFilesystem",
     "NoSpace",
     "NotAJournal",
+    "OutcomeFailed",
+    "OutcomeUnavailable",
     "PayloadDamaged",
     "PayloadDefinitionError",
     "PayloadDetached",
@@ -60,6 +64,7 @@ __all__ = [
     "StorageFailed",
     "StoreClosed",
     "StoreForked",
+    "TransitionRefused",
     "Unavailable",
     "UnregisteredPayload",
     "UnsupportedFeature",
@@ -127,7 +132,7 @@ class InvalidInput(BatpakError, ValueError):
 
 
 class Conflict(BatpakError):
-    """The journal's state disagrees with what was asked; nothing was written."""
+    """The journal's state, or a rule of the program, disagrees; nothing was written."""
 
     code = "conflict"
     exit_code = 5
@@ -328,6 +333,13 @@ class StoreForked(InvalidInput):
     code = "store-forked"
 
 
+class GatePassError(InvalidInput):
+    """A pass of gates is not good for this commit; `reason` says why."""
+
+    code = "gate-pass"
+    reason: str | None
+
+
 class ImportSourceError(InvalidInput):
     """A line or object of an import source can't be read; `line` counts from 1."""
 
@@ -437,6 +449,36 @@ class PayloadUnreadable(Conflict):
     codec: int | None
 
 
+class GateDenied(Conflict):
+    """A gate denied the proposal: `gate` and `reason` (its code) are the first denial's.
+
+    `denied` has all denials and what each gate of the set did.
+    """
+
+    code = "gate-denied"
+    gate: str | None
+    reason: str | None
+    denied: Any
+
+
+class TransitionRefused(Conflict):
+    """A machine's table does not allow this payload in this state; `allowed` says which it does."""
+
+    code = "transition-refused"
+    machine: str | None
+    state: str | None
+    payload: str | None
+    allowed: tuple[str, ...] | None
+
+
+class OutcomeFailed(Conflict):
+    """An outcome holds no value and trying again will not help; `kind` says why."""
+
+    code = "outcome-failed"
+    kind: str | None
+    compensation: Any
+
+
 # --- Unavailable -------------------------------------------------------------
 
 
@@ -481,6 +523,14 @@ class WaitTimeout(Unavailable):
     watermark: str | None
     target: int | None
     waited: float | None
+
+
+class OutcomeUnavailable(Unavailable):
+    """An outcome holds no value yet, and trying again may give one; `kind` says why."""
+
+    code = "outcome-unavailable"
+    kind: str | None
+    compensation: Any
 
 
 # --- Damaged -----------------------------------------------------------------

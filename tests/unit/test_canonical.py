@@ -795,3 +795,66 @@ def test_importing_needs_no_store_and_no_numpy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+class Shape:
+    __canonical_family__ = True
+
+    def __canonical__(self) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def __from_canonical__(cls, plain: Any) -> Shape:
+        name, value = plain
+        return {"circle": Circle, "square": Square}[name](value)
+
+
+class Circle(Shape):
+    def __init__(self, radius: Any) -> None:
+        self.radius = radius
+
+    def __canonical__(self) -> Any:
+        return ["circle", self.radius]
+
+
+class Square(Shape):
+    def __init__(self, side: Any) -> None:
+        self.side = side
+
+    def __canonical__(self) -> Any:
+        return ["square", self.side]
+
+
+class Drawing(msgspec.Struct):
+    shape: Shape
+    more: list[Shape] = []
+
+
+def test_a_family_is_declared_as_one_class_and_stored_as_its_variants():
+    codec = codec_for(Drawing)
+    raw = codec.encode(Drawing(Circle(2), [Square(3), Circle(4)]))
+    assert decode(raw) == {"shape": ["circle", 2], "more": [["square", 3], ["circle", 4]]}
+    back = codec.decode(raw)
+    assert isinstance(back.shape, Circle)
+    assert [type(one) for one in back.more] == [Square, Circle]
+    assert codec.encode(back) == raw
+
+
+def test_what_a_variant_holds_is_judged_like_any_value():
+    codec = codec_for(Drawing)
+    moment = datetime(2020, 1, 1, tzinfo=UTC)
+    assert decode(codec.encode(Drawing(Circle(moment))))["shape"] == ["circle", 1577836800000000]
+    with pytest.raises(CanonicalError) as caught:
+        codec.encode(Drawing(Circle(timedelta(1))))
+    assert caught.value.path == "$.shape[1]"
+    with pytest.raises(CanonicalError) as caught:
+        codec.encode(Drawing(5))
+    assert caught.value.path == "$.shape"
+    deep: Any = 1
+    for _ in range(126):
+        deep = [deep]
+    assert codec.decode(codec.encode(Drawing(Circle(deep)))).shape.radius == deep
+    with pytest.raises(CanonicalError):
+        codec.encode(Drawing(Circle([deep])))
+    with pytest.raises(CanonicalError):
+        codec.decode(msgspec.msgpack.encode({"shape": ["circle", [deep]], "more": []}))

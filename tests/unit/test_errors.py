@@ -49,6 +49,8 @@ FenceOpen               fence-open              InvalidInput   no   5
 FenceTooLarge           fence-too-large         InvalidInput   no   5
 FutureFormat            future-format           Damaged        no   3
 FutureVersion           future-version          Conflict       no   5
+GateDenied              gate-denied             Conflict       no   5
+GatePassError           gate-pass               InvalidInput   no   5
 IdError                 id                      InvalidInput   no   5
 IdempotencyConflict     idempotency-conflict    Conflict       no   5
 ImportSourceError       import-source           InvalidInput   no   5
@@ -66,6 +68,8 @@ KindMismatch            kind-mismatch           Conflict       no   5
 NetworkFilesystem       network-filesystem      InvalidInput   no   5
 NoSpace                 no-space                Unavailable    yes  5
 NotAJournal             not-a-journal           InvalidInput   no   5
+OutcomeFailed           outcome-failed          Conflict       no   5
+OutcomeUnavailable      outcome-unavailable     Unavailable    yes  5
 PayloadDamaged          payload-damaged         Damaged        no   3
 PayloadDefinitionError  payload-definition      InvalidInput   no   5
 PayloadDetached         payload-detached        Conflict       no   5
@@ -78,6 +82,7 @@ ReservedName            reserved-name           InvalidInput   no   5
 StorageFailed           storage-failed          Unavailable    yes  5
 StoreClosed             store-closed            InvalidInput   no   5
 StoreForked             store-forked            InvalidInput   no   5
+TransitionRefused       transition-refused      Conflict       no   5
 Unavailable             unavailable             Unavailable    yes  5
 UnregisteredPayload     unregistered-payload    InvalidInput   no   5
 UnsupportedFeature      unsupported-feature     Damaged        no   3

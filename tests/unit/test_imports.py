@@ -23,7 +23,7 @@ CORE |= {"typing_extensions"}  # blake3 asks for it on some versions of Python
 
 # No I/O, so that an auditor needs neither the store nor its platform.
 PURE = ("event", "payloads", "receipt", "coordinate", "kinds", "ids", "clock", "canonical")
-PURE += ("config", "errors", "proof")
+PURE += ("config", "errors", "proof", "outcome", "machine", "gates")
 IMPURE = {"numpy", "fcntl", "mmap", "socket", "asyncio", "batpak.files", "batpak.journal"}
 IMPURE |= {"batpak.index", "batpak.store"}
 
