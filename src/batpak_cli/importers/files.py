@@ -82,8 +82,8 @@ class FileWork:
         self._batch: list[tuple[int, Item]] = []
         self._bytes = 0
         # How far lines were looked at; the position of the batch that is being filled.
-        self._offset = 0
-        self._lines = 0
+        self._offset: int = 0
+        self._lines: int = 0
 
     def position(self) -> dict[str, object]:
         """How far the file is imported, as the journal keeps it."""
@@ -140,7 +140,9 @@ class FileWork:
             self._progress(self._offset, file_size)
 
     def hash_before(self, offset: int, window: int) -> bytes:
-        """BLAKE3 of the `window` bytes before `offset`."""
+        """BLAKE3 of the `window` bytes before `offset`. Raises ValueError for too many."""
+        if window > WINDOW_BYTES:
+            raise ValueError(f"a window of {window} bytes")
         return blake3(os.pread(self._file.fileno(), window, offset - window)).digest()
 
     def other_file(self, why: str) -> ImportSourceError:

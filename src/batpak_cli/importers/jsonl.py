@@ -227,7 +227,7 @@ class _Work(FileWork):
         try:
             position = _Position(**stored)
             same = self.hash_before(position.offset, position.window) == position.hash
-        except (TypeError, OSError, OverflowError) as error:
+        except (TypeError, ValueError, OSError, OverflowError) as error:
             raise self.other_file("the journal's note about it is not a JSONL import's") from error
         if not same:
             raise self.other_file(f"what stands before its line {position.lines + 1} changed")
