@@ -15,6 +15,8 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# An announcement of the theme, which would bury the warnings of a build.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-system check lint format types layers docs-check dead-code api hooks docs \
@@ -62,8 +64,9 @@ api: .venv/.dev  ## accept the public surface as it is now: write docs/api.txt, 
 hooks: .venv/.dev  ## run the fast checks before each commit of this clone
 	$(BIN)/pre-commit install
 
+# Not --quiet: it would hide warnings from --strict as well.
 docs: .venv/.docs  ## the documentation as a site, strictly, in build/site
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 coverage: .venv/.dev  ## branch coverage of src/batpak, as a table and build/coverage
 	@mkdir -p build/coverage
