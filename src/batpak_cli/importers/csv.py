@@ -101,7 +101,7 @@ def parse_types(text: str) -> dict[str, str]:
     unfinished = splitter.feed(text.encode("utf-8", "surrogateescape"))
     parts = [part.decode("utf-8", "surrogateescape").rpartition(":") for part in splitter.fields]
     types = {name: type_name for name, _, type_name in parts}
-    # Too many parts for a file's columns are fewer fields than parts, as names twice are.
+    # A name that stands twice and parts beyond the bound leave fewer types than parts.
     if unfinished or splitter.fault or "" in types or len(types) != splitter.count:
         raise InvalidInput(
             f"{text!r} does not give each column a type",
