@@ -15,10 +15,12 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# An announcement of the theme, which would bury the warnings of a build.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system check lint format types layers docs-check coverage \
-	thorough bench bench-growth dist lock env clean
+.PHONY: help demo test test-system check lint format types layers docs-check dead-code api hooks docs \
+	coverage thorough bench bench-growth dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -29,15 +31,18 @@ demo: .venv/.project  ## the main job on real input, and what it proved
 test: lint types layers  ## everything that must pass to merge
 	$(PYTEST) --full --hypothesis-profile=ci --junitxml=build/test.xml $(ARGS)
 
-test-system: .venv/.dev  ## what needs a network or tools that no lock brings
+test-system: .venv/.docs  ## what needs a network or tools that no lock brings
 	$(PYTEST) -v tests/system --junitxml=build/test-system.xml $(ARGS)
 
 check: lint types layers  ## the fast part of test
 	$(PYTEST) tests/unit $(ARGS)
 
-lint: .venv/.dev  ## format and lint, changing nothing
+lint: dead-code  ## format, lint and dead code, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+dead-code: .venv/.dev  ## what nothing uses
+	$(BIN)/python -m tools.dead_code
 
 format: .venv/.dev  ## write what lint asks for
 	$(BIN)/ruff check --fix .
@@ -52,6 +57,16 @@ layers: .venv/.dev  ## who may import whom
 docs-check: .venv/.dev  ## run the code in README.md and docs/, list what is not run
 	$(BIN)/python -m tools.docs_code
 	$(PYTEST) tests/e2e/test_docs_code.py $(ARGS)
+
+api: .venv/.dev  ## accept the public surface as it is now: write docs/api.txt, show the changes
+	$(BIN)/python -m tools.api_snapshot
+
+hooks: .venv/.dev  ## run the fast checks before each commit of this clone
+	$(BIN)/pre-commit install
+
+# Not --quiet: it would hide warnings from --strict as well.
+docs: .venv/.docs  ## the documentation as a site, strictly, in build/site
+	$(BIN)/mkdocs build --strict
 
 coverage: .venv/.dev  ## branch coverage of src/batpak, as a table and build/coverage
 	@mkdir -p build/coverage
@@ -97,6 +112,10 @@ clean:  ## remove what these targets made
 
 .venv/.dev: .venv/.project requirements/dev.lock
 	$(PIP) install --quiet --require-hashes -r requirements/dev.lock
+	@touch $@
+
+.venv/.docs: .venv/.dev requirements/docs.lock
+	$(PIP) install --quiet --require-hashes -r requirements/docs.lock
 	@touch $@
 
 .venv/.bench: .venv/.dev requirements/bench.lock

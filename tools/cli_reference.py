@@ -45,6 +45,19 @@ terminal, once an import, a verification or an export has lasted a second.
 The examples below run one after the other in one directory.
 """
 
+COMPLETION = """\
+## Completion
+
+`batpak --install-completion` teaches the shell from which it is called to complete
+commands and options: it adds a file of its own and the line that reads it to the shell's
+start-up file, and works in new shells. `batpak --show-completion` only prints what it
+would add, to be put where you like:
+
+```bash no-run: changes a start-up file; tests/e2e/test_completion.py asks a real bash
+batpak --show-completion >> ~/.bashrc
+```
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -90,6 +103,7 @@ def page() -> str:
     rows = ((code, what.replace("|", "\\|")) for code, what in EXIT_CODES.items())
     parts[-1] += "".join(f"\n| {code} | {what} |" for code, what in rows)
     parts[-1] += "\n"
+    parts.append(COMPLETION)
     begun = False
     for entry in entries():
         parts.append(f"## batpak {entry.words}\n\n{_prose(entry.prose)}\n")

@@ -89,7 +89,6 @@ app = typer.Typer(
     cls=_Program,
     name="batpak",
     help=HELP,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -155,6 +154,7 @@ for _name, _command in (
     app.command(_name)(_command)
 app.add_typer(_imports)
 _imports.command("jsonl")(writing.import_jsonl)
+_imports.command("csv")(writing.import_csv)
 _imports.command("git")(writing.import_git)
 
 

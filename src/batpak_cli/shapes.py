@@ -88,7 +88,7 @@ SHAPES = {
     "import": {
         "source": "the name that the journal knows the source by",
         "resumed": "whether an earlier run had imported from it",
-        "read": "lines or commits read by this run",
+        "read": "lines, rows or commits read by this run",
         "events": "events added by this run",
         "batches": "commits to the journal",
         "skipped": "bad lines left out",

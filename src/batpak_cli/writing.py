@@ -14,9 +14,10 @@ from batpak_cli import shapes, terminal
 from batpak_cli.arguments import Journal, JsonOption, open_to_write, parse_id, parse_kind
 
 if TYPE_CHECKING:
+    from batpak.kinds import EventKind
     from batpak_cli.importers.report import ImportReport
 
-__all__ = ["append", "import_git", "import_jsonl", "init"]
+__all__ = ["append", "import_csv", "import_git", "import_jsonl", "init"]
 
 
 def init(
@@ -180,9 +181,7 @@ def import_jsonl(
       echo '{"user": "alice", "did": "login"}' > app.jsonl
       batpak import jsonl journal app.jsonl --entity user --entity-field user
     """
-    number = parse_kind(kind)
-    if number.is_reserved:
-        raise typer.BadParameter(f"{number} belongs to the system", param_hint="--kind")
+    number = _kind_of_all(kind)
     from batpak_cli.importers import jsonl
 
     mapping = jsonl.JsonlMapping(entity=entity, entity_field=entity_field, scope=scope, kind=number)
@@ -197,6 +196,112 @@ def import_jsonl(
             progress=bar,
         )
     _tell(report, "line", json)
+
+
+def _kind_of_all(text: str) -> EventKind:
+    kind = parse_kind(text)
+    if kind.is_reserved:
+        raise typer.BadParameter(f"{kind} belongs to the system", param_hint="--kind")
+    return kind
+
+
+def import_csv(
+    journal: Journal,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV in UTF-8; its first row names the columns.")
+    ],
+    entity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The entity of all events; with --entity-column, what stands before its value.",
+            show_default="csv:<file name>",
+        ),
+    ] = None,
+    entity_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that names the entity.")
+    ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The scope of all events; with --scope-column, what stands before its value.",
+            show_default="import",
+        ),
+    ] = None,
+    scope_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that names the scope.")
+    ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN:TYPE,…",
+            help="Columns that are not text: int, float or bool; with ? behind it, also for "
+            "text, an empty value is null.",
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str, typer.Option(metavar="CHARACTER", help="What stands between fields; \\t is a tab.")
+    ] = ",",
+    kind: Annotated[str, typer.Option(metavar="KIND", help="The kind of all.")] = "0x1000",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The name by which the journal remembers the file.",
+            show_default="csv:<file name>",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows out and count them.")
+    ] = False,
+    batch: Annotated[
+        int, typer.Option(min=1, max=65_536, metavar="N", help="Events in a commit.")
+    ] = 1000,
+    json: JsonOption = False,
+) -> None:
+    """Import a CSV file: each row becomes an event's payload, its fields under the header's names.
+
+    Values stay text but for columns with a type. Run again, also after a kill, it adds
+    only what is new. A bad row stops the import by its line's number; nothing of its
+    batch is written.
+
+    In Python: batpak_cli.importers.csv.import_csv. With --json: the shape "import".
+
+    \b
+    Example:
+      printf 'user,score\\nalice,7\\n' > scores.csv
+      batpak import csv journal scores.csv --entity-column user --types score:int
+    """
+    number = _kind_of_all(kind)
+    from batpak_cli.importers import csv
+
+    try:
+        by_column = {} if types is None else csv.parse_types(types)
+        csv.parse_delimiter(delimiter)
+    except InvalidInput as error:
+        option = f"--{error.field}"
+        raise typer.BadParameter(f"{error.what}; {error.advice}", param_hint=option) from error
+    mapping = csv.CsvMapping(
+        entity=entity,
+        entity_column=entity_column,
+        scope=scope,
+        scope_column=scope_column,
+        kind=number,
+        types=by_column,
+    )
+    with open_to_write(journal) as store, terminal.Bar("import", unit="bytes", quiet=json) as bar:
+        report = csv.import_csv(
+            store,
+            file,
+            mapping=mapping,
+            delimiter=delimiter,
+            source=source,
+            skip_bad=skip_bad,
+            batch_events=batch,
+            progress=bar,
+        )
+    _tell(report, "row", json)
 
 
 def import_git(

@@ -554,6 +554,43 @@ def test_import_jsonl_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
     assert "system" in batpak("import", "jsonl", journal, log, "--kind", "1", code=2).err
 
 
+def test_import_csv_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("id\tsize\n7\t1.5\n")
+    options = (
+        "--entity",
+        "disk",
+        "--entity-column",
+        "id",
+        "--delimiter",
+        "\\t",
+        "--kind",
+        "0xF001",
+    )
+    typed = (*options, "--types", "size:float?", "--scope", "shop", "--batch", "1")
+    first = program("import", "csv", journal, table, *typed, "--json").json
+    assert first.keys() == SHAPES["import"].keys()
+    assert (first["events"], first["resumed"], first["source"]) == (1, False, "csv:t.csv")
+    assert batpak("import", "csv", journal, table, *typed).out == "csv:t.csv: nothing new\n"
+    with table.open("a") as file:
+        file.write("8\tbig\n9\t\n1")
+    done = batpak("import", "csv", journal, table, *typed, code=5)
+    assert done.err.startswith(f"refused: {table}: line 3 ")
+    failure = json.loads(batpak("import", "csv", journal, table, *typed, "--json", code=5).err)
+    assert (failure["error"]["code"], failure["error"]["facts"]["line"]) == ("import-source", 3)
+    done = batpak("import", "csv", journal, table, *typed, "--skip-bad")
+    assert re.fullmatch(r"csv:t\.csv: 1 event from 2 rows in [\d.]+ s, [\d,]+ events/s\n", done.out)
+    assert "left out: line 3: column 'size': 'big' is not a number" in done.err
+    assert "unfinished" in done.err
+    disks = batpak("query", journal, "--entity", "disk", "--kind", "0xF001", "--json").lines
+    assert [(event["entity"], event["payload"]["size"]) for event in disks] == [
+        ("disk:7", 1.5),
+        ("disk:9", None),
+    ]
+    for wrong in (("--kind", "1"), ("--delimiter", ",,"), ("--types", "size"), ("--batch", "0")):
+        assert wrong[0] in batpak("import", "csv", journal, table, *wrong, code=2).err
+
+
 def test_import_git_of_an_empty_repository_is_refused(journal: Path, tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", "-b", "main", str(tmp_path / "repo")], check=True)
     done = program("import", "git", journal, tmp_path / "repo", code=5)

@@ -79,6 +79,15 @@ def test_an_unknown_id_is_named_in_full(store: Store) -> None:
         store.ancestors(unknown)
 
 
+def test_a_position_precedes_later_ones_of_its_lane_and_depth_only(store: Store) -> None:
+    first, second = (event.position for event in list(store.entity(ALICE.entity))[:2])
+    assert first.precedes(second)
+    assert not second.precedes(first)
+    assert not first.precedes(first)
+    assert not first.precedes(second._replace(lane=1))
+    assert not first.precedes(second._replace(depth=1))
+
+
 def test_an_event_tells_a_person_what_it_is(store: Store) -> None:
     text = repr(store.at(1))
     for part in ("1", "player:alice@room:dungeon", "0x1007", "clock=0"):

@@ -202,12 +202,6 @@ class LogReader:
             return max(high - low, 0)
         return sum(len(match.rows) for match in self.index.select(query, low, high))
 
-    def sequences(self, query: Query, low: int, high: int) -> Iterator[int]:
-        """Sequences of matching events in [low, high), ascending."""
-        for slot, rows in self.index.select(query, low, high):
-            for row in rows.tolist():
-                yield slot.first + row
-
     def _file(self, slot: Slot) -> str:
         return self.pool.path(slot.segment_base)
 

@@ -310,10 +310,6 @@ class GrowingPart:
         matches = self.select(Query(entity=entity, exact=True), 0, rows)
         return int(matches[-1]) if len(matches) else None
 
-    def hlc_at(self, i: int) -> int:
-        """HLC of row `i`."""
-        return self._hlcs[i]
-
     def tally(self, rows: int) -> Tally:
         """Names and kinds among the first `rows`."""
         import numpy as np

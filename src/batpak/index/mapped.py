@@ -234,10 +234,6 @@ class MappedPart:
     def _row_u32(self, i: int, at: int) -> int:
         return int.from_bytes(self._read(self._places[0][i] + at, 4), "little")
 
-    def hlc_at(self, i: int) -> int:
-        """HLC of row `i`."""
-        return self._hlcs[i]
-
     def find_hlc(self, hlc: int, rows: int) -> int | None:
         """The row among the first `rows` with exactly this HLC."""
         i = bisect_left(self._hlcs, hlc, 0, rows)

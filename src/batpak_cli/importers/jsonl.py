@@ -14,31 +14,31 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, cast
 
-from blake3 import blake3
-
 from batpak import canonical
-from batpak.coordinate import Coordinate, name_from_path
-from batpak.errors import BatchTooLarge, ImportSourceError, InvalidInput
+from batpak.coordinate import Coordinate
+from batpak.errors import InvalidInput
 from batpak.items import Item
 from batpak.kinds import DATA, EventKind
 from batpak.store import Store
-from batpak_cli.importers.report import BadLine, ImportReport, Progress
+from batpak_cli.importers.files import (
+    BOM,
+    WINDOW_BYTES,
+    FileWork,
+    default_source,
+    open_source,
+    source_name,
+)
+from batpak_cli.importers.report import ImportReport, Progress
 from batpak_cli.strict_json import NotJson, parse
 
 __all__ = ["MAX_LINE_BYTES", "JsonlMapping", "import_jsonl"]
 
 MAX_LINE_BYTES = 16 << 20
-_BATCH_BYTES = 4 << 20
-_WINDOW = 64 << 10
-"""Bytes before the offset that the position's hash covers."""
-_NAMED_BAD_LINES = 20
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +113,9 @@ def import_jsonl(
     began = time.perf_counter()
     if batch_events < 1 or max_line_bytes < 2:
         raise InvalidInput("a batch has at least one event, a line two bytes", field="batch_events")
-    name = name_from_path(os.path.basename(os.fsencode(path)), prefix="jsonl:")
-    if source is not None and not source.isprintable():
-        raise InvalidInput("a source's name is printable text", field="source", value=source)
-    report = ImportReport(source or name)
-    with _open(path) as file:
+    name = default_source(path, "jsonl:")
+    report = ImportReport(source_name(source, name))
+    with open_source(path) as file:
         _Work(
             store,
             file,
@@ -134,24 +132,7 @@ def import_jsonl(
     return report
 
 
-def _open(path: str | os.PathLike[str]) -> IO[bytes]:
-    where = os.fspath(path)
-    try:
-        # A pipe would wait here for its writer.
-        if not stat.S_ISREG(os.stat(where).st_mode):
-            raise ImportSourceError(
-                "not a regular file: an import has to find its place again",
-                file=where,
-                advice="write the lines to a file first",
-            )
-        return open(where, "rb", buffering=1 << 18)
-    except OSError as error:
-        raise ImportSourceError(
-            f"the file can't be read: {error.strerror}", file=where, advice="check the path"
-        ) from error
-
-
-class _Work:
+class _Work(FileWork):
     """One run over one file."""
 
     def __init__(
@@ -168,21 +149,18 @@ class _Work:
         max_line_bytes: int,
         progress: Progress | None,
     ) -> None:
-        self._store = store
-        self._file = file
-        self._path = path
+        super().__init__(
+            store,
+            file,
+            path,
+            report,
+            skip_bad=skip_bad,
+            batch_events=batch_events,
+            progress=progress,
+        )
         self._mapping = mapping
         self._name = name
-        self._report = report
-        self._skip_bad = skip_bad
-        self._batch_events = batch_events
         self._max_line_bytes = max_line_bytes
-        self._progress = progress
-        self._batch: list[tuple[int, Item]] = []
-        self._bytes = 0
-        # How far lines were looked at; the position of the batch that is being filled.
-        self._offset = 0
-        self._lines = 0
         self._mid_line = False
 
     def run(self) -> None:
@@ -196,9 +174,9 @@ class _Work:
                 break
             self._offset, self._mid_line = line.end, not line.closed
             self._lines += line.closed
-            if len(self._batch) >= self._batch_events or self._bytes >= _BATCH_BYTES:
-                self._flush(size)
-        self._flush(size)
+            if self.full:
+                self.flush(size)
+        self.flush(size)
 
     def _take(self, line: _Line) -> bool:
         """Judge a line; False leaves it, and what follows, for the next run."""
@@ -217,16 +195,15 @@ class _Work:
             if unfinished and not line.closed and _begins_an_object(data):
                 self._report.read -= 1
                 return False
-            self._bad(line.number, error)
+            self.bad(line.number, error)
         else:
-            self._batch.append((line.number, item))
-            self._bytes += len(data)
+            self.put(line.number, item, len(data))
         return True
 
     @staticmethod
     def _text_of(line: _Line) -> bytes:
         at_start = line.end == len(line.data)
-        return line.data.removeprefix(_BOM) if at_start else line.data
+        return line.data.removeprefix(BOM) if at_start else line.data
 
     def _item(self, data: bytes) -> Item:
         value = parse(data)
@@ -237,52 +214,12 @@ class _Work:
         # The same bytes as append() would make, so that an error is the line's own.
         return Item.raw(where, self._mapping.kind, canonical.encode(fields))
 
-    def _bad(self, number: int, error: NotJson | InvalidInput) -> None:
-        reason = error.what if isinstance(error, InvalidInput) else str(error)
-        place = getattr(error, "path", None)
-        if place:
-            reason = f"{reason} at {place}"
-        if not self._skip_bad:
-            raise ImportSourceError(
-                f"line {number} can't be imported: {reason}",
-                file=self._path,
-                line=number,
-                advice="mend the line, or leave such lines out with --skip-bad",
-            ) from error
-        self._report.skipped += 1
-        if len(self._report.bad) < _NAMED_BAD_LINES:
-            self._report.bad.append(BadLine(number, reason))
-
-    def _flush(self, size: int) -> None:
-        while self._batch:
-            position = self._position().plain()
-            try:
-                self._store.append_imported(
-                    self._report.source, position, [item for _, item in self._batch]
-                )
-            except BatchTooLarge:
-                raise
-            except InvalidInput as error:
-                if error.index is None:
-                    raise
-                number, _ = self._batch[error.index]
-                self._bad(number, error)
-                del self._batch[error.index]
-                continue
-            self._report.events += len(self._batch)
-            self._report.batches += 1
-            self._batch, self._bytes = [], 0
-        if self._progress is not None:
-            self._progress(self._offset, size)
-
-    def _position(self) -> _Position:
-        window = min(self._offset, _WINDOW)
+    def position(self) -> dict[str, object]:
+        window = min(self._offset, WINDOW_BYTES)
+        at = self._offset
         return _Position(
-            self._offset, self._lines, self._mid_line, window, self._hash(self._offset, window)
-        )
-
-    def _hash(self, offset: int, window: int) -> bytes:
-        return blake3(os.pread(self._file.fileno(), window, offset - window)).digest()
+            at, self._lines, self._mid_line, window, self.hash_before(at, window)
+        ).plain()
 
     def _resume(self) -> None:
         stored = self._store.import_position(self._report.source)
@@ -290,22 +227,15 @@ class _Work:
             return
         try:
             position = _Position(**stored)
-            same = self._hash(position.offset, position.window) == position.hash
-        except (TypeError, OSError, OverflowError) as error:
-            raise self._other_file("the journal's note about it is not a JSONL import's") from error
+            same = self.hash_before(position.offset, position.window) == position.hash
+        except (TypeError, ValueError, OSError, OverflowError) as error:
+            raise self.other_file("the journal's note about it is not a JSONL import's") from error
         if not same:
-            raise self._other_file(f"what stands before its line {position.lines + 1} changed")
+            raise self.other_file(f"what stands before its line {position.lines + 1} changed")
         self._report.resumed = True
         self._offset, self._lines = position.offset, position.lines
         self._mid_line = position.mid_line
         self._file.seek(position.offset)
-
-    def _other_file(self, why: str) -> ImportSourceError:
-        return ImportSourceError(
-            f"not the file that was imported as {self._report.source}: {why}",
-            file=self._path,
-            advice="import it as another source with --source NAME",
-        )
 
     def _read(self, size: int) -> Iterator[_Line]:
         """Lines from where the file stands up to byte `size`, none over the limit in memory."""

@@ -13,7 +13,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that was skipped; counted from 1."""
+    """A line that was skipped, or the first line of a row; counted from 1."""
 
     line: int
     reason: str
@@ -28,7 +28,7 @@ class ImportReport:
     resumed: bool = False
     """Whether an earlier run had imported from this source."""
     read: int = 0
-    """Lines or commits that were read."""
+    """Lines, rows or commits that were read."""
     events: int = 0
     batches: int = 0
     skipped: int = 0
