@@ -29,12 +29,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from batpak import Coordinate, Durability, EventKind, Item, Store
+from batpak.config import Every
 from batpak.errors import BatpakError, Indeterminate
+from batpak.files import REAL, Files
 from batpak.store import ReadOnlyStore
 
 T = TypeVar("T")
@@ -47,15 +50,34 @@ SYSTEM = "batpak:store"
 PATIENCE = 60
 """Seconds after which a process that says nothing hangs. Nothing else depends on it."""
 SMALL: dict[str, Any] = {"segment_max_bytes": 4096, "preallocate": 8192}
-MODES = {
+MODES: dict[str, Durability | Every] = {
     "sync": Durability.SYNC,
     "every": Durability.EVERY(ms=3_600_000, events=3),
+    "timer": Durability.EVERY(ms=1, events=50),
     "os": Durability.OS,
 }
 _PR_SET_PTRACER = 0x59616D61
 
 
 # --- the child -------------------------------------------------------------------
+
+
+class Doomed:
+    """The operating system's files, until this process kills itself before operation `at`."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(REAL, name)
+
+        def call(*arguments: Any) -> Any:
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._left -= 1
+            return method(*arguments)
+
+        return call
 
 
 class Teller:
@@ -66,6 +88,8 @@ class Teller:
         self.path: str = request["path"]
         self.options: Line = request["options"]
         self.number: int = request["number"]
+        at = self.options.get("doomed")
+        self.files: Files = REAL if at is None else cast(Files, Doomed(at))
 
     def say(self, **facts: Any) -> None:
         os.write(self.out, (json.dumps(facts) + "\n").encode())
@@ -83,7 +107,7 @@ class Teller:
         config = {**SMALL, **options}
         config.setdefault("durability", MODES[self.options.get("mode", "sync")])
         for _ in range(2):
-            store = self.attempt("open", lambda: Store.open(self.path, **config))
+            store = self.attempt("open", lambda: Store.open(self.path, files=self.files, **config))
             if store is not None:
                 self.say(opened=store.open_report.epoch)
                 return store
@@ -170,19 +194,20 @@ def reopens(teller: Teller) -> None:
 
 
 def reads(teller: Teller) -> None:
-    """Follow without the lock: every event, then every hash."""
+    """Follow without the lock, twice: every event, then every hash."""
     for _ in range(2):
         reader = teller.attempt("open", lambda: Store.open(teller.path, mode="r"))
-        if isinstance(reader, ReadOnlyStore):
-            teller.show(reader)
-            report = teller.attempt("verify", lambda: reader.verify("full"))
-            if report is not None:
-                teller.say(findings=[finding.code for finding in report.findings])
-            teller.attempt("close", reader.close)
+        if reader is None:
+            continue
+        teller.show(reader)
+        report = teller.attempt("verify", partial(reader.verify, "full"))
+        if report is not None:
+            teller.say(findings=[finding.code for finding in report.findings])
+        teller.attempt("close", reader.close)
 
 
 def outgrows(teller: Teller) -> None:
-    """Append while no file may grow beyond `limit` bytes, then freely.
+    """Append while no file may grow more than `extra` bytes beyond the log, then freely.
 
     The kernel writes up to the limit and reports a short write; the next one is refused,
     or with `dies` it ends the process, which leaves a torn record.
@@ -193,7 +218,9 @@ def outgrows(teller: Teller) -> None:
     teller.commit(store, "player:0")
     if teller.options["dies"]:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (teller.options["limit"], most))
+    newest = max(Path(teller.path, "segments").glob("*.seg"))
+    limit = newest.stat().st_size + teller.options["extra"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
     teller.commit(store, *teller.options["entities"], padding=100)
     teller.show(store)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -266,6 +293,9 @@ def live(out: int, request: Line) -> None:
             teller.say(ready=True)
             signal.sigwait({signal.SIGUSR1})
         LIVES[request["life"]](teller)
+        if "doomed" in request["options"]:
+            # It came further than its last operation: then this is just after.
+            os.kill(os.getpid(), signal.SIGKILL)
         status = 0
     except BaseException as error:  # noqa: BLE001  # told to the parent, which fails the test
         teller.say(raw=repr(error))

@@ -114,11 +114,8 @@ def closed(nursery: Nursery, place: Path) -> Ledger:
 def torn(nursery: Nursery, place: Path) -> Ledger:
     """A finished segment, and a newest one whose last record was written in part."""
     before = closed(nursery, place)
-    newest = max((place / "in" / "journal" / "segments").glob("*.seg"))
-    return lived(
-        nursery, place, "outgrows", before,
-        limit=newest.stat().st_size + 900, dies=True, entities=["player:0", "player:5"],
-    )  # fmt: skip
+    entities = ["player:0", "player:5"]
+    return lived(nursery, place, "outgrows", before, extra=300, dies=True, entities=entities)
 
 
 def linked(nursery: Nursery, place: Path) -> Ledger:
