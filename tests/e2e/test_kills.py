@@ -31,26 +31,26 @@ def nursery() -> Iterator[Nursery]:
 @pytest.mark.proves("INV-ACKNOWLEDGED-SURVIVES-KILL")
 @pytest.mark.parametrize("manner", MANNERS, ids=str)
 def test_killed_writers_lose_nothing_in_any_mode(
-    manner: Manner, nursery: Nursery, tmp_path: Path
+    manner: Manner, nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Single events and batches, of one thread and of four, in each durability mode."""
     tally, chance = Tally(), effort.draws(f"kills {manner}")
     path = str(tmp_path / "in" / "journal")
     killing.live_and_be_killed(nursery, path, manner, chance, 3, tally)
-    print(f"{manner}: seed {effort.SEED}: {tally}")
+    effort.note(request, kills=tally.kills, acknowledged_events=tally.acknowledged)
     assert tally.kills == 3
 
 
 @pytest.mark.proves("INV-CRASHES-IN-A-ROW")
 @pytest.mark.parametrize("turn", range(6))
 def test_five_opens_killed_in_a_row_lose_nothing(
-    turn: int, nursery: Nursery, tmp_path: Path
+    turn: int, nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     tally = Tally()
     killing.crash_in_a_row(
         nursery, str(tmp_path / "journal"), effort.draws(f"crashes {turn}"), tally
     )
-    print(f"seed {effort.SEED}: {tally}")
+    effort.note(request, kills=tally.kills)
     assert tally.kills == killing.CRASHES
 
 

@@ -11,6 +11,7 @@ call before it, since no call that concerns the journal lies between.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import selectors
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.nursery import PATIENCE, Child, Line, Nursery
+from tests.support.nursery import PATIENCE, ROOT, Child, Line, Nursery
 
 FILE_CALLS = (
     "openat", "close", "pread64", "pwrite64", "fdatasync", "fsync", "ftruncate", "fallocate",
@@ -72,6 +73,23 @@ class Traced(NamedTuple):
     injected: Sequence[Call]
 
 
+def _install() -> str:
+    """Ask the package manager for strace; what it complained of."""
+    said = ""
+    (ROOT / "build").mkdir(exist_ok=True)
+    # Several processes test at once, and the package manager wants to be alone.
+    with (ROOT / "build" / "install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for arguments in (("update",), ("install", "-y", "--no-install-recommends", "strace")):
+            if shutil.which("strace") is None:
+                done = subprocess.run(
+                    ["apt-get", "-q", *arguments], capture_output=True, text=True, check=False,
+                    timeout=300, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                )  # fmt: skip
+                said += done.stderr
+    return said.strip()
+
+
 def why_not() -> str | None:
     """Why system calls can't be traced here; None when they can.
 
@@ -80,14 +98,10 @@ def why_not() -> str | None:
     if shutil.which("strace") is None:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             return "strace is not installed, and apt-get can't be asked by this user"
-        for arguments in (("update",), ("install", "-y", "strace")):
-            done = subprocess.run(
-                ["apt-get", "-q", *arguments], capture_output=True, text=True, check=False,
-                timeout=300, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            )  # fmt: skip
+        failed = _install()
         if shutil.which("strace") is None:
-            return f"strace is not installed, and apt-get failed: {done.stderr.strip()[-200:]}"
-    # A clone of a container may forbid tracing; strace then says so of any program.
+            return f"strace is not installed, and apt-get failed: {failed[-200:]}"
+    # A container may forbid tracing; strace then says so of any program.
     tried = subprocess.run(
         ["strace", "-f", "-o", os.devnull, "-e", "inject=fsync:error=EIO", "true"],
         capture_output=True, text=True, check=False, timeout=PATIENCE,

@@ -252,7 +252,9 @@ def judge(stage: Stage, call: Call, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_is_lost_at_any_file_call(name: str, nursery: Nursery, tmp_path: Path) -> None:
+def test_nothing_is_lost_at_any_file_call(
+    name: str, nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     stage = Stage(name, nursery, tmp_path)
     clean, again = stage.run(), stage.run()
     calls = [call for call in clean.calls if stage.concerns(call)]
@@ -271,6 +273,7 @@ def test_nothing_is_lost_at_any_file_call(name: str, nursery: Nursery, tmp_path:
             error.add_note(f"{name}: {fault.name} at {call}: {call.text[:120]}")
             failures.append(error)
     kills = sum(fault.kills for _, fault in chosen)
+    effort.note(request, faults_injected_into_system_calls=len(chosen) - kills, kills=kills)
     print(
         f"{name}: {len(calls)} file calls, seed {effort.SEED}: {len(chosen)} of {len(cases)} "
         f"cases, {len(chosen) - kills} faults injected, {kills} kills; "
