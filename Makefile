@@ -29,7 +29,7 @@ demo: .venv/.project  ## the main job on real input, and what it proved
 test: lint types layers  ## everything that must pass to merge
 	$(PYTEST) --full --hypothesis-profile=ci --junitxml=build/test.xml $(ARGS)
 
-test-system: .venv/.dev  ## what needs a network or tools that no lock brings
+test-system: .venv/.dev  ## what needs a network, root, or tools that no lock brings
 	$(PYTEST) -v tests/system --junitxml=build/test-system.xml $(ARGS)
 
 check: lint types layers  ## the fast part of test
