@@ -19,8 +19,8 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system check lint format types layers docs-check dead-code api hooks docs \
-	coverage thorough bench bench-growth dist lock env clean
+.PHONY: help demo test test-system check lint dead-code format types layers docs-check api hooks \
+	docs coverage thorough kills bench bench-growth dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -31,7 +31,7 @@ demo: .venv/.project  ## the main job on real input, and what it proved
 test: lint types layers  ## everything that must pass to merge
 	$(PYTEST) --full --hypothesis-profile=ci --junitxml=build/test.xml $(ARGS)
 
-test-system: .venv/.docs  ## what needs a network or tools that no lock brings
+test-system: .venv/.docs  ## what needs a network, root, or tools that no lock brings
 	$(PYTEST) -v tests/system --junitxml=build/test-system.xml $(ARGS)
 
 check: lint types layers  ## the fast part of test
@@ -78,6 +78,9 @@ coverage: .venv/.dev  ## branch coverage of src/batpak, as a table and build/cov
 
 thorough: .venv/.dev  ## the property tests with many random examples
 	$(PYTEST) tests/property --hypothesis-profile=thorough $(ARGS)
+
+kills: .venv/.dev  ## thousands of writers killed; ARGS="--rounds 3000 --seed 1"
+	$(BIN)/python -m tests.support.killing $(ARGS)
 
 bench: .venv/.bench  ## the speed budgets beside their peers
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -7,9 +7,12 @@ test, since with several processes no test sees what the others ran.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import effort
 from tools import docs_code, invariants
 
 PROOF = "docs/invariants.toml::every_invariant_is_proved"
@@ -49,12 +52,15 @@ class Controller:
         self.full: bool = config.getoption("--full")
         self.hook = config.hook
         self.outcomes: dict[str, str] = {}
+        self.counted: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         known = self.outcomes.get(report.nodeid)
         # A test passed if all of setup, call and teardown did.
         if known in (None, "passed"):
             self.outcomes[report.nodeid] = report.outcome
+        if report.when == "call":
+            self.counted.update(effort.counted(report.user_properties))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -81,3 +87,7 @@ class Controller:
             terminalreporter.section("code in the docs")
             for line in docs_code.report(docs_code.all_blocks()):
                 terminalreporter.write_line(line)
+        if self.counted:
+            terminalreporter.section("done to real processes")
+            done = ", ".join(f"{number} {what}" for what, number in self.counted.items())
+            terminalreporter.write_line(f"{done}; seed {effort.SEED}")

@@ -94,6 +94,12 @@ class Ledger:
         not. With `may_end_early`, the journal may show less than everything.
         """
         found = [number_of(event) for event in events if event.coordinate.entity != SYSTEM]
+        self.explain_numbers(found, may_end_early=may_end_early)
+
+    def explain_numbers(
+        self, found: Sequence[tuple[str, int]], *, may_end_early: bool = False
+    ) -> None:
+        """As `explain`, for the users' events by entity and number."""
         at = 0
         for attempt in self.attempts:
             part = found[at : at + len(attempt.events)]

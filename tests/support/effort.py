@@ -1,5 +1,8 @@
 """How much of a large space of cases a run tries: a seeded sample, or all of it.
 
+What a test did to how many real processes it notes with `note`; a run adds that up and
+prints it at its end.
+
 BATPAK_EXHAUSTIVE=1 tries everything, BATPAK_SEED=n draws another sample.
 """
 
@@ -7,8 +10,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -27,3 +32,21 @@ def sample(what: str, cases: Sequence[T], most: int) -> list[T]:
         return list(cases)
     inner = draws(what).sample(range(1, len(cases) - 1), most - 2)
     return [cases[i] for i in sorted({0, len(cases) - 1, *inner})]
+
+
+_NOTED = "done: "
+
+
+def note(request: pytest.FixtureRequest, **numbers: int) -> None:
+    """Add numbers to the sums of the run, each under its name, `_` being a space."""
+    for name, number in numbers.items():
+        request.node.user_properties.append((_NOTED + name.replace("_", " "), number))
+
+
+def counted(properties: Iterable[tuple[str, object]]) -> dict[str, int]:
+    """What one test noted."""
+    return {
+        name.removeprefix(_NOTED): number
+        for name, number in properties
+        if name.startswith(_NOTED) and isinstance(number, int)
+    }

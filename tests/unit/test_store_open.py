@@ -294,6 +294,15 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
             Store.open(tmp_path / "file" / "journal")
 
 
+def test_a_path_that_can_not_be_looked_at_is_not_said_to_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    (tmp_path / "there").symlink_to(tmp_path / "here")
+    with unchanged(tmp_path):
+        for error in open_both(tmp_path / "here", StorageFailed):
+            assert error.file == str(tmp_path / "here")
+            assert isinstance(error.__cause__, OSError)
+
+
 def test_a_directory_of_another_program_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "main.py").write_text("print()")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -116,11 +117,21 @@ class _Phases:
 
 
 def check_place(layout: Layout, config: StoreConfig) -> None:
-    """Raises NotAJournal or NetworkFilesystem where no journal may be opened."""
+    """Raises NotAJournal or NetworkFilesystem where no journal may be opened.
+
+    StorageFailed where the path can't be looked at: that says nothing of what it is.
+    """
     root = layout.root
     if "\0" in root:
         raise NotAJournal("a path has no NUL", file=root, advice="name another path")
-    if os.path.lexists(root) and not os.path.isdir(root):
+    try:
+        is_other = not stat.S_ISDIR(os.stat(root).st_mode)
+    except FileNotFoundError:
+        # A link to nothing has a name all the same.
+        is_other = os.path.lexists(root)
+    except OSError as error:
+        raise refusal(error, "can't look at the journal's directory", root) from error
+    if is_other:
         raise NotAJournal(
             "a journal is a directory, and this is a file", file=root, advice="name another path"
         )
