@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ from batpak.files import (
     Files,
     closing,
     filesystem_type,
+    is_directory,
     is_network_filesystem,
     let_go,
     refusal,
@@ -112,19 +114,19 @@ class _Phases:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-def check_place(layout: Layout, config: StoreConfig) -> None:
+def check_place(files: Files, layout: Layout, config: StoreConfig) -> None:
     """Raises NotAJournal or NetworkFilesystem where no journal may be opened."""
     root = layout.root
     if "\0" in root:
         raise NotAJournal("a path has no NUL", file=root, advice="name another path")
-    if os.path.lexists(root) and not os.path.isdir(root):
+    if _is_something_else(files, root):
         raise NotAJournal(
             "a journal is a directory, and this is a file", file=root, advice="name another path"
         )
     if config.allow_network_filesystem:
         return
     existing = root
-    while not os.path.isdir(existing):
+    while not is_directory(files, existing) and existing != os.path.dirname(existing):
         existing = os.path.dirname(existing)
     kind = filesystem_type(existing)
     if is_network_filesystem(kind):
@@ -135,6 +137,17 @@ def check_place(layout: Layout, config: StoreConfig) -> None:
         )
 
 
+def _is_something_else(files: Files, path: str) -> bool:
+    """Whether a file, or a link that leads nowhere, has the journal's name."""
+    try:
+        return not stat.S_ISDIR(files.stat(path).st_mode)
+    except FileNotFoundError:
+        return os.path.islink(path)
+    except OSError:
+        # What can't be looked at is refused by the operation that needs it.
+        return False
+
+
 def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opened:
     """Lock, recover, index and begin an epoch; the open event is durable on return.
 
@@ -142,7 +155,7 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
     FutureFormat, UnsupportedFeature, NoSpace, StorageFailed, InvalidInput.
     """
     phases = _Phases()
-    check_place(layout, config)
+    check_place(files, layout, config)
     with phases("lock"):
         created_parents = _make_root(files, layout)
         _check_strangers(files, layout)
@@ -363,7 +376,7 @@ def _make_root(files: Files, layout: Layout) -> list[str]:
     """Create the directory and its parents; returns those that got a new name in them."""
     missing: list[str] = []
     path = layout.root
-    while not os.path.isdir(path):
+    while not is_directory(files, path) and path != os.path.dirname(path):
         missing.append(path)
         path = os.path.dirname(path)
     parents: list[str] = []
