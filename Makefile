@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-system check lint format types layers docs-check coverage \
-	thorough bench dist lock env clean
+	thorough crash bench dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -63,6 +63,9 @@ coverage: .venv/.dev  ## branch coverage of src/batpak, as a table and build/cov
 
 thorough: .venv/.dev  ## the property tests with many random examples
 	$(PYTEST) tests/property --hypothesis-profile=thorough $(ARGS)
+
+crash: .venv/.dev  ## power cuts in every place; ARGS="--states 100000 --seed 1"
+	$(BIN)/python -m tools.crash --workers $(WORKERS) $(ARGS)
 
 bench: .venv/.bench  ## the speed budgets beside their peers
 	$(BIN)/python -m benchmarks $(ARGS)

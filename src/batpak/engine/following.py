@@ -78,7 +78,9 @@ class Follower:
             raise
 
     def _no_journal(self) -> NotAJournal | Damaged:
-        if is_directory(self._files, self._layout.segments) and self._files.listdir(self._layout.segments):
+        if is_directory(self._files, self._layout.segments) and self._files.listdir(
+            self._layout.segments
+        ):
             return JournalCorrupt(
                 "segments without journal.json: whose they are is not known",
                 file=self._layout.identity,
