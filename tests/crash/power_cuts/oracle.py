@@ -134,7 +134,7 @@ def check_events(store: Store, expected: Expected) -> list[Print]:
 
 def check_files(state: State, expected: Expected) -> None:
     """Assert that files beside the log are whole and are nobody's half-done work."""
-    for folder in (JOURNAL, f"{JOURNAL}/segments"):
+    for folder in (JOURNAL, f"{JOURNAL}/segments", f"{JOURNAL}/quarantine"):
         left = [name for name in state.names(folder) if name.endswith(".tmp")]
         assert not left, f"temporary files stay: {left}"
     for path, data in expected.kept.items():
@@ -217,6 +217,7 @@ def check_again(first: Judged, expected: Expected) -> None:
     again = Disk(first.after)
     with opened(MemoryFiles(again), expected.options) as store:
         assert store.open_report.cut is None, "the second opening cuts something"
+        assert store.open_report.epoch > first.report.epoch, "an epoch is used twice"
         shown = [fingerprint(event) for event in store]
     assert shown[:-1] == first.shown, "the second opening changed events"
     after = again.state()

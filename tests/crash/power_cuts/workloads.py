@@ -200,14 +200,18 @@ class Machine:
         commits = commit_bounds(reader.state()) - {len(events) + 1}
         files.bury()
         bury_store(store)
-        self.check(events)
+        self.check(truth, events)
         return Recording(
             workload, self.disk.start, self.disk.log, self.promises, truth, commits,
             self.cursors, self.options, self.kept,
         )  # fmt: skip
 
-    def check(self, events: Sequence[Any]) -> None:
+    def check(self, truth: Sequence[Print], events: Sequence[Any]) -> None:
         """A life without a cut keeps all that was acknowledged, or the rest shows nothing."""
+        for receipt in self.ledger.receipts:
+            sequence, event_id, digest, _ = truth[receipt.sequence]
+            assert (sequence, event_id) == (receipt.sequence, receipt.event_id.bytes)
+            assert digest == receipt.event_hash
         mine = {
             number
             for attempt in self.ledger.attempts
