@@ -475,11 +475,33 @@ def _settle_directories(files: Files, layout: Layout, created_parents: list[str]
         files.sync_directory(layout.segments)
         files.sync_directory(layout.root)
         if not segment_bases(files, layout):
-            for parent in {*created_parents, os.path.dirname(layout.root)}:
+            made = {*created_parents, os.path.dirname(layout.root)}
+            for parent in made:
                 files.sync_directory(parent)
+            _settle_ancestors(files, layout.root, made)
     except OSError as error:
         raise refusal(error, "can't prepare the journal's directory", layout.root) from error
     return created
+
+
+def _settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
+    """Make the names of all directories above the journal durable, but those in `settled`.
+
+    A predecessor that was killed, or `mkdir -p`, may have made any of them and synced none.
+    A new directory is on its parent's device, so names beyond a mount are old.
+    """
+    device = files.stat(root).st_dev
+    above = os.path.dirname(root)
+    while files.stat(above).st_dev == device:
+        try:
+            if above not in settled:
+                files.sync_directory(above)
+        except PermissionError:
+            # Somebody else's directory, that one may pass through and not look into.
+            pass
+        if above == os.path.dirname(above):
+            return
+        above = os.path.dirname(above)
 
 
 def _create_identity(files: Files, layout: Layout, config: StoreConfig) -> Identity:
