@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ HEAVY = {"sidecar-at-close": 40}
 """Workloads whose states take longer: fewer of each recording."""
 SHOWN = 5
 """Failures that are printed whole."""
+GIVE_UP = 100
+"""So many failures say enough."""
 
 
 class Done(NamedTuple):
@@ -70,51 +73,83 @@ def chosen(only: str | None) -> tuple[list[str], int | None]:
     """The workloads that were asked for, and the one round of them, if one was."""
     if only is None:
         return list(WORKLOADS), None
-    name, _, number = only.partition(":")
-    if name not in WORKLOADS or (number and not number.isdigit()):
+    name, _, round_ = only.partition(":")
+    if name not in WORKLOADS or (round_ and not (round_.isascii() and round_.isdigit())):
         raise SystemExit(f"--only takes one of: {', '.join(WORKLOADS)}; a round may follow a colon")
-    return [name], int(number) if number else None
+    return [name], int(round_) if round_ else None
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """A reader of whole numbers within bounds, for the command line."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 12):
+            raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number")
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is not from {least} to {most}")
+        return value
+
+    return read
+
+
+def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.crash", description="Power cuts in every place: see make crash."
+    )
+    parser.add_argument(
+        "--states", type=number(1, 10**9), default=100_000, help="disk states to judge"
+    )
+    parser.add_argument(
+        "--seed", type=number(0, 10**9), default=1, help="another one draws other states"
+    )
+    parser.add_argument("--workers", type=number(1, 64), default=2, help="processes")
+    parser.add_argument("--only", metavar="WORKLOAD[:ROUND]", help="one workload, one recording")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.crash", description=__doc__)
-    parser.add_argument("--states", type=int, default=100_000, help="disk states to judge")
-    parser.add_argument("--seed", type=int, default=1, help="another one draws other states")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--only", metavar="WORKLOAD[:ROUND]", help="one workload, one recording")
-    options = parser.parse_args(arguments)
+    options = arguments_of(arguments)
     workloads, single = chosen(options.only)
     totals: dict[str, Counter[str]] = {name: Counter() for name in workloads}
     failures: list[Done] = []
     began = time.monotonic()
-    number = single or 0
+    round_number = single or 0
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, options.workers), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
         while True:
-            tasks = [pool.submit(judge_recording, name, options.seed, number) for name in workloads]
+            tasks = [
+                pool.submit(judge_recording, name, options.seed, round_number) for name in workloads
+            ]
             for task in tasks:
                 done = task.result()
                 totals[done.workload] += done.counts
                 if done.failure is not None:
                     failures.append(done)
                     if len(failures) <= SHOWN:
-                        print(f"\n{done.workload}, round {number}:\n{done.failure}", flush=True)
-            number += 1
+                        print(f"\n{done.workload}:\n{done.failure}", flush=True)
+            round_number += 1
             states = sum(counts["states"] for counts in totals.values())
             print(
-                f"round {number}: {states:,} states, {len(failures)} broken promises, "
+                f"round {round_number}: {states:,} states, {len(failures)} broken promises, "
                 f"{time.monotonic() - began:.0f} s",
                 flush=True,
             )
-            if states >= options.states or single is not None or len(failures) >= 20 * SHOWN:
+            if states >= options.states or single is not None or len(failures) >= GIVE_UP:
                 break
-    print(f"\nseed {options.seed}", *table(totals), sep="\n")
-    refused = sum(counts["power cuts refused"] for counts in totals.values())
-    crashes = sum(counts["second crashes"] for counts in totals.values())
+    return conclude(options.seed, totals, failures)
+
+
+def conclude(seed: int, totals: dict[str, Counter[str]], failures: list[Done]) -> int:
+    """Print what was tried and seen; the exit code."""
+    print(f"\nseed {seed}", *table(totals), sep="\n")
+    overall = sum(totals.values(), Counter[str]())
     print(
-        f"\n{states:,} states, {crashes:,} second crashes inside recovery, "
-        f"{refused} ordinary power cuts refused, {len(failures)} broken promises"
+        f"\n{overall['states']:,} states, {overall['second crashes']:,} crashes inside recovery, "
+        f"{overall['power cuts refused']} ordinary power cuts refused, "
+        f"{len(failures)} broken promises"
     )
     return 1 if failures else 0
 

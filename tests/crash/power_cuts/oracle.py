@@ -134,11 +134,11 @@ def check_events(store: Store, expected: Expected) -> list[Print]:
 
 def check_files(state: State, expected: Expected) -> None:
     """Assert that files beside the log are whole and are nobody's half-done work."""
+    for path, data in expected.kept.items():
+        assert state.read(path) == data, f"{path} has to be kept and was changed or lost"
     for folder in (JOURNAL, f"{JOURNAL}/segments", f"{JOURNAL}/quarantine"):
         left = [name for name in state.names(folder) if name.endswith(".tmp")]
         assert not left, f"temporary files stay: {left}"
-    for path, data in expected.kept.items():
-        assert state.read(path) == data, f"{path} has to be kept and was changed or lost"
     if expected.cursors:
         versions = {
             cursor_bytes(n): n for n in range(max(1, expected.cursor), expected.cursors + 1)

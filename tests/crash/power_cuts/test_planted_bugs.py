@@ -158,6 +158,22 @@ def hard_link_written_through(patch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
 
 
+def tear_not_told(patch: pytest.MonkeyPatch) -> None:
+    """The open report is silent about what was cut."""
+    whole = opening._cut_tail
+    patch.setattr(opening, "_cut_tail", lambda *a: whole(*a) and None)
+
+
+def witnesses_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Whatever recovery can't accept is taken for a tear."""
+    patch.setattr(recovery.Tail, "lost", False)
+
+
+def shown_too_early(patch: pytest.MonkeyPatch) -> None:
+    """In SYNC, events are visible as soon as they are written."""
+    patch.setattr(Writer, "visible", property(lambda self: self.log.sequence))
+
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 PLANTED: list[tuple[Plant, str, str]] = [
     (no_sync, "singles", f"{GONE}|{REFUSED}"),
@@ -176,6 +192,9 @@ PLANTED: list[tuple[Plant, str, str]] = [
     (no_readoption, "failed-sync", f"{GONE}|{REFUSED}"),
     (quarantine_not_synced, "quarantine", "has to be kept"),
     (hard_link_written_through, "hard-links", "has to be kept"),
+    (tear_not_told, "singles-unsynced", "the report does not say so"),
+    (witnesses_ignored, "singles", "taken for a tear"),
+    (shown_too_early, "threads", GONE),
 ]
 
 
