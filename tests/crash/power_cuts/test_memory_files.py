@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batpak import Coordinate, EventKind, Store
@@ -120,6 +120,9 @@ PREPARED: tuple[tuple[Any, ...], ...] = (
 """So that calls find something to work on: three descriptors, two of them of one file."""
 
 
+@example([("lock", 2), ("close", 1), ("lock", 1)])
+@example([("rename", "/a", "/d/a"), ("fstat", 0), ("fstat", 1)])
+@example([("unlink", "/d/a"), ("pread", 1, 10, 0), ("fstat", 2), ("open", "/d/a", READ)])
 @given(st.lists(calls, max_size=40))
 def test_every_call_answers_as_the_real_file_system_does(steps: list[tuple[Any, ...]]) -> None:
     root = tempfile.mkdtemp()
