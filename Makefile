@@ -20,7 +20,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-system check lint dead-code format types layers docs-check api hooks \
-	docs coverage thorough kills bench bench-growth dist lock env clean
+	docs coverage thorough kills crash bench bench-growth dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -81,6 +81,8 @@ thorough: .venv/.dev  ## the property tests with many random examples
 
 kills: .venv/.dev  ## thousands of writers killed; ARGS="--rounds 3000 --seed 1"
 	$(BIN)/python -m tests.support.killing $(ARGS)
+crash: .venv/.dev  ## power cuts in every place; ARGS="--states 100000 --seed 1"
+	$(BIN)/python -m tools.crash --workers $(WORKERS) $(ARGS)
 
 bench: .venv/.bench  ## the speed budgets beside their peers
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 from tests.support import effort
 from tools import docs_code, invariants
 
+POWER_CUTS = "power cuts: "
+"""Begins the names of properties in which tests say how many states they judged."""
 PROOF = "docs/invariants.toml::every_invariant_is_proved"
 
 # No deadlines anywhere: a slow machine is no failure. `ci` is the gate of a merge, so its
@@ -53,8 +55,13 @@ class Controller:
         self.hook = config.hook
         self.outcomes: dict[str, str] = {}
         self.counted: Counter[str] = Counter()
+        self.power_cuts: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            for name, value in report.user_properties:
+                if name.startswith(POWER_CUTS):
+                    self.power_cuts[name.removeprefix(POWER_CUTS)] += int(str(value))
         known = self.outcomes.get(report.nodeid)
         # A test passed if all of setup, call and teardown did.
         if known in (None, "passed"):
@@ -83,6 +90,10 @@ class Controller:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.power_cuts:
+            terminalreporter.section("power cuts")
+            for kind, count in self.power_cuts.items():
+                terminalreporter.write_line(f"{count:>9,} {kind}")
         if any("test_docs_code.py" in node for node in self.outcomes):
             terminalreporter.section("code in the docs")
             for line in docs_code.report(docs_code.all_blocks()):

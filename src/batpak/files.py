@@ -14,6 +14,7 @@ import errno
 import logging
 import mmap
 import os
+import stat
 import sys
 import time
 from collections.abc import Generator
@@ -33,6 +34,7 @@ __all__ = [
     "closing",
     "filesystem_space",
     "filesystem_type",
+    "is_directory",
     "is_network_filesystem",
     "let_go",
     "lock_holder",
@@ -221,6 +223,14 @@ def read_small(files: Files, path: str, limit: int = MAX_SMALL_FILE) -> bytes:
     if len(data) > limit:
         raise OSError(errno.EFBIG, "file is larger than such a file can be", path)
     return data
+
+
+def is_directory(files: Files, path: str) -> bool:
+    """Whether a directory stands there; False also where that can't be found out."""
+    try:
+        return stat.S_ISDIR(files.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def refusal(error: OSError, what: str, path: str) -> Unavailable:

@@ -91,7 +91,7 @@ def repair(
     from batpak.journal.layout import Layout
 
     layout = Layout(journal)
-    check_place(layout, batpak.StoreConfig(allow_network_filesystem=True))
+    check_place(REAL, layout, batpak.StoreConfig(allow_network_filesystem=True))
     if into is not None:
         done = repair_into(REAL, layout, into)
         if json:

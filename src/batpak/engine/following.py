@@ -26,7 +26,7 @@ from batpak.engine.survey import (
 )
 from batpak.errors import Damaged, JournalCorrupt, JournalRewound, NotAJournal
 from batpak.event import NO_HASH
-from batpak.files import Files, closing, refusal
+from batpak.files import Files, closing, is_directory, refusal
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
@@ -55,7 +55,7 @@ class Follower:
         began = time.perf_counter()
         self._files = files
         self._layout = layout
-        check_place(layout, config)
+        check_place(files, layout, config)
         identity = read_identity(files, layout)
         if identity is None:
             raise self._no_journal()
@@ -79,7 +79,9 @@ class Follower:
         tell_opened(layout, "r", self.report, self.bound)
 
     def _no_journal(self) -> NotAJournal | Damaged:
-        if os.path.isdir(self._layout.segments) and self._files.listdir(self._layout.segments):
+        if is_directory(self._files, self._layout.segments) and self._files.listdir(
+            self._layout.segments
+        ):
             return JournalCorrupt(
                 "segments without journal.json: whose they are is not known",
                 file=self._layout.identity,

@@ -45,6 +45,7 @@ from batpak.files import (
     Files,
     closing,
     filesystem_type,
+    is_directory,
     is_network_filesystem,
     let_go,
     refusal,
@@ -116,7 +117,7 @@ class _Phases:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-def check_place(layout: Layout, config: StoreConfig) -> None:
+def check_place(files: Files, layout: Layout, config: StoreConfig) -> None:
     """Raises NotAJournal or NetworkFilesystem where no journal may be opened.
 
     StorageFailed where the path can't be looked at: that says nothing of what it is.
@@ -124,21 +125,14 @@ def check_place(layout: Layout, config: StoreConfig) -> None:
     root = layout.root
     if "\0" in root:
         raise NotAJournal("a path has no NUL", file=root, advice="name another path")
-    try:
-        is_other = not stat.S_ISDIR(os.stat(root).st_mode)
-    except FileNotFoundError:
-        # A link to nothing has a name all the same.
-        is_other = os.path.lexists(root)
-    except OSError as error:
-        raise refusal(error, "can't look at the journal's directory", root) from error
-    if is_other:
+    if _is_something_else(files, root):
         raise NotAJournal(
             "a journal is a directory, and this is a file", file=root, advice="name another path"
         )
     if config.allow_network_filesystem:
         return
     existing = root
-    while not os.path.isdir(existing):
+    while not is_directory(files, existing) and existing != os.path.dirname(existing):
         existing = os.path.dirname(existing)
     kind = filesystem_type(existing)
     if is_network_filesystem(kind):
@@ -149,6 +143,17 @@ def check_place(layout: Layout, config: StoreConfig) -> None:
         )
 
 
+def _is_something_else(files: Files, path: str) -> bool:
+    """Whether a file, or a link that leads nowhere, has the journal's name."""
+    try:
+        return not stat.S_ISDIR(files.stat(path).st_mode)
+    except FileNotFoundError:
+        # A link to nothing has a name all the same.
+        return os.path.islink(path)
+    except OSError as error:
+        raise refusal(error, "can't look at the journal's directory", path) from error
+
+
 def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opened:
     """Lock, recover, index and begin an epoch; the open event is durable on return.
 
@@ -156,7 +161,7 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
     FutureFormat, UnsupportedFeature, NoSpace, StorageFailed, InvalidInput.
     """
     phases = _Phases()
-    check_place(layout, config)
+    check_place(files, layout, config)
     with phases("lock"):
         created_parents = _make_root(files, layout)
         check_strangers(files, layout)
@@ -404,7 +409,7 @@ def _make_root(files: Files, layout: Layout) -> list[str]:
     """Create the directory and its parents; returns those that got a new name in them."""
     missing: list[str] = []
     path = layout.root
-    while not os.path.isdir(path):
+    while not is_directory(files, path) and path != os.path.dirname(path):
         missing.append(path)
         path = os.path.dirname(path)
     parents: list[str] = []
@@ -503,11 +508,33 @@ def _settle_directories(files: Files, layout: Layout, created_parents: list[str]
         files.sync_directory(layout.segments)
         files.sync_directory(layout.root)
         if not segment_bases(files, layout):
-            for parent in {*created_parents, os.path.dirname(layout.root)}:
+            made = {*created_parents, os.path.dirname(layout.root)}
+            for parent in made:
                 files.sync_directory(parent)
+            _settle_ancestors(files, layout.root, made)
     except OSError as error:
         raise refusal(error, "can't prepare the journal's directory", layout.root) from error
     return created
+
+
+def _settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
+    """Make the names of all directories above the journal durable, but those in `settled`.
+
+    A predecessor that was killed, or `mkdir -p`, may have made any of them and synced none.
+    A new directory is on its parent's device, so names beyond a mount are old.
+    """
+    device = files.stat(root).st_dev
+    above = os.path.dirname(root)
+    while files.stat(above).st_dev == device:
+        try:
+            if above not in settled:
+                files.sync_directory(above)
+        except PermissionError:
+            # Somebody else's directory, that one may pass through and not look into.
+            pass
+        if above == os.path.dirname(above):
+            return
+        above = os.path.dirname(above)
 
 
 def _create_identity(files: Files, layout: Layout, config: StoreConfig) -> Identity:

@@ -82,7 +82,7 @@ class _End:
 
 def diagnose(files: Files, layout: Layout) -> Diagnosis:
     """Walk the whole journal, changing nothing. Raises NotAJournal, Damaged, Unavailable."""
-    check_place(layout, StoreConfig(allow_network_filesystem=True))
+    check_place(files, layout, StoreConfig(allow_network_filesystem=True))
     identity = _identity_of(files, layout)
     end = _find_end(files, layout, identity)
     best = _best_witness(files, layout, identity, end)
