@@ -26,6 +26,7 @@ from batpak import canonical, payloads
 from batpak.config import Durability, StoreConfig, Watermark
 from batpak.coordinate import Coordinate, Region
 from batpak.engine.following import Follower
+from batpak.engine.keeping import save_keys
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
@@ -358,7 +359,7 @@ class _Reading:
         ):
             raise InvalidInput("a walk's limit is at least 1", field="limit", value=limit)
         bound = self._bound()
-        start = self._reader.find(event_id.bytes, bound)
+        start = self._reader.find_id(event_id.bytes, bound)
         if start is None:
             raise EventNotFound(
                 f"no event has the id {event_id}", field="event_id", value=str(event_id)
@@ -885,6 +886,7 @@ class Store(_Reading):
                         # The part in memory serves as well; whose append this is was written.
                         logger.warning("a new sidecar is not used: %s", str(error))
                 self._sealed.pop(0)
+                save_keys(self._files, self._layout, self._opened.identity, opened.index)
         finally:
             self._sealing.release()
 
@@ -980,6 +982,7 @@ class Store(_Reading):
                 write_sidecar(
                     self._files, self._layout, self._opened.index, log, header, log.sequence
                 )
+            save_keys(self._files, self._layout, self._identity, self._opened.index, closed=True)
         finally:
             self._release()
 
