@@ -228,5 +228,5 @@ def _first_rows(entries: Iterable[tuple[bytes, int, int]], low: int) -> Sequence
 
 
 def _patience(number: int) -> int:
-    """How many steps past taken slots adding so many may take: four times the usual."""
-    return 16 * number + (1 << 14)
+    """How many steps past taken slots adding so many may take: several times the usual."""
+    return 8 * number + (1 << 14)
