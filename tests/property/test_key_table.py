@@ -274,6 +274,19 @@ def test_the_index_finds_what_its_parts_hold(steps: list[str | int]) -> None:
     assert keys.table.count == journal.index.count_foreign(keys.covered)
 
 
+def test_look_ups_take_in_the_parts_that_wait() -> None:
+    """A reader of a growing journal writes no sidecars, where a writer would see to it."""
+    journal = Journal()
+    for n in range(1, 60):
+        journal.add(n.to_bytes(16, "big"))
+        journal.rotate()
+        journal.check([b"never was there!"])
+        keys = journal.index.keys
+        assert keys is not None
+        waiting = [slot for slot in journal.index.slots if slot.part.end > keys.covered]
+        assert len(waiting) <= 5
+
+
 def test_of_an_id_that_stands_twice_the_first_event_is_found() -> None:
     journal = Journal()
     for _ in range(3):
