@@ -90,6 +90,17 @@ def test_what_was_added_is_found(batches: list[tuple[list[bytes], int]]) -> None
 
 
 @pytest.mark.usefixtures("way")
+def test_an_id_that_stands_often_in_a_part_takes_one_slot() -> None:
+    """Else a journal made for it would make every look-up near that id slow."""
+    table = KeyTable.for_count(5001)
+    often, once = b"sixteen bytes ab", b"sixteen bytes ac"
+    assert table.add(entries([once, *[often] * 5000]), 7, 0)
+    assert list(table.find(often)) == [8]
+    assert list(table.find(once)) == [7]
+    assert sum(slot != 0 for slot in memoryview(table.data).cast("Q")) == 2
+
+
+@pytest.mark.usefixtures("way")
 def test_ids_that_meet_are_all_found() -> None:
     table = KeyTable.for_count(100)
     ids = meeting(table, 100)

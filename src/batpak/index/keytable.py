@@ -171,7 +171,7 @@ class KeyTable:
             patience -= len(at) + 64
             if patience < 0 or (len(at) and int(at.max()) >= last):
                 return False, number
-        return not table[last], number
+        return True, number
 
     def _hashed(
         self, entries: bytes | memoryview, low: int
