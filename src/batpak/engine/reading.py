@@ -95,7 +95,10 @@ class LogReader:
         return None
 
     def find_id(self, event_id: bytes, bound: int) -> int | None:
-        """The sequence of the first event below `bound` with this id, ours or foreign."""
+        """The sequence below `bound` of the event with this id, ours or foreign.
+
+        A miss costs the same however many events there are. Raises Damaged, StorageFailed.
+        """
         index = self.index
         # Only a UUIDv7 can carry an HLC.
         if event_id[6] >> 4 == 7 and event_id[8] >> 6 == 2:
