@@ -94,6 +94,22 @@ def test_keys_outlive_rotation_and_restart(tmp_path: Path) -> None:
     check(path, where)
 
 
+@pytest.mark.proves("INV-FOREIGN-ID-FOUND")
+def test_keys_outlive_a_writer_that_was_killed(tmp_path: Path) -> None:
+    """What stands on the disk after each commit is a journal that finds them."""
+    path = tmp_path / "journal"
+    where: dict[bytes, int] = {}
+    with Store.open(path, segment_max_bytes=4096) as store:
+        for n in range(6):
+            keys = keys_of(500, 1 + 1000 * n)
+            where.update(zip(keys, append_keyed(store, keys), strict=True))
+            assert find(store, keys[0]) == where[keys[0]]
+            left = tmp_path / f"killed after {n}"
+            shutil.copytree(path, left)
+            check(left, where)
+    assert table_file(tmp_path / "killed after 5").exists()
+
+
 def test_a_key_is_there_below_the_bound_only(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     where = filled(path, [keys_of(30), keys_of(30, 31)])
