@@ -539,6 +539,18 @@ def test_a_late_table_is_used_and_caught_up(journal: tuple[Path, dict[bytes, int
     check(path, where)
 
 
+def test_a_table_whose_bound_is_inside_a_segment_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    where = filled(path, [keys_of(1100)])
+    for sidecar in (path / "segments").glob("*.idx"):
+        sidecar.unlink()
+    where |= filled(path, [keys_of(1500, 2000), keys_of(5, 4000)])
+    header = KeyHeader.decode(table_file(path).read_bytes())
+    assert header is not None
+    assert header.count == len(where) == 2605
+    check(path, where)
+
+
 def test_a_table_of_another_history_is_not_used(journal: tuple[Path, dict[bytes, int]]) -> None:
     """The same journal, copied, and gone on with differently: as many events, other keys."""
     path, where = journal
