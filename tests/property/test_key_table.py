@@ -311,6 +311,22 @@ def test_of_an_id_that_stands_twice_the_first_event_is_found() -> None:
     assert journal.find(b"sixteen bytes ab", 0) is None
 
 
+def test_what_is_no_sequence_below_the_bound_is_no_candidate() -> None:
+    journal = Journal()
+    journal.add(b"sixteen bytes ab")
+    journal.rotate()
+    journal.check([b"sixteen bytes ab"])
+    keys = journal.index.keys
+    assert keys is not None
+    slots = memoryview(keys.table.data).cast("Q")
+    (at,) = (n for n, slot in enumerate(slots) if slot)
+    tag = slots[at] >> 40 << 40
+    for number, candidates in ((0, []), (1, [0]), (2, []), ((1 << 40) - 1, [])):
+        slots[at] = tag | number
+        if slots[at]:
+            assert list(journal.index.find_foreign(b"sixteen bytes ab", 1)) == candidates
+
+
 def test_ids_that_crowd_get_another_multiplier() -> None:
     journal = Journal()
     journal.add(b"sixteen bytes ab")
