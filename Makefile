@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-system check lint format types layers docs-check coverage \
-	thorough bench dist lock env clean
+	thorough bench bench-growth dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -67,6 +67,9 @@ thorough: .venv/.dev  ## the property tests with many random examples
 bench: .venv/.bench  ## the speed budgets beside their peers
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-growth: .venv/.dev  ## what an event costs as the journal grows (ARGS="--to 10000000")
+	$(BIN)/python -m benchmarks.growth $(ARGS)
+
 dist: .venv/.project  ## wheel and source archive in build/dist
 	$(BIN)/python -m hatchling build -d build/dist
 
@@ -76,7 +79,7 @@ lock: .venv/.lock  ## compile requirements/*.in again; ARGS=--upgrade for newer 
 env: .venv/.dev  ## only make .venv
 
 clean:  ## remove what these targets made
-	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv build benchmarks/peers/rust/Cargo.lock .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 # One environment, filled in steps, so that the demo waits for no test tool.
 # A stamp is written last: an interrupted install is done again.

@@ -1,7 +1,8 @@
 """The command line: `python -m benchmarks`, from the repository's root.
 
 Exit codes: 0 measured, 1 something gave no figure (or, with --strict, missed its
-budget), 2 usage.
+budget), 2 usage. A contender whose language is not on this machine is reported as absent
+and changes no exit code.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import machine, report
-from benchmarks.plan import SCENARIOS
+from benchmarks import machine, report, rust
+from benchmarks.plan import ROUNDS, RUST_ROUNDS, SCENARIOS, Scenario
 from benchmarks.runner import REPOSITORY, Outcome, Runner
 
 RESULTS: Final = REPOSITORY / "benchmarks" / "results"
@@ -36,19 +37,28 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    facts = machine.describe(directory)
-    parameters = {"rounds": arguments.rounds, "events": arguments.events}
+    peer = _rust(chosen)
+    facts = {**machine.describe(directory), **peer.facts}
+    parameters = {"rounds": arguments.rounds or ROUNDS, "events": arguments.events}
     print(report.facts(facts, parameters), flush=True)
     start = time.monotonic()
-    runner = Runner(
-        directory, arguments.events, arguments.rounds, lambda line: print(line, file=sys.stderr)
-    )
+    runner = Runner(directory, arguments.events, arguments.rounds, _say, peer)
     try:
         outcomes = [runner.run(scenario) for scenario in chosen]
     finally:
         runner.close()
     parameters["seconds"] = round(time.monotonic() - start)
     return _finish(arguments, outcomes, facts, parameters)
+
+
+def _rust(chosen: list[Scenario]) -> rust.Peer:
+    """Built before anything is measured, and only if something chosen asks for it."""
+    names = {contender.name for scenario in chosen for contender in scenario.contenders}
+    return rust.build(_say) if names & rust.CONTENDERS else rust.Peer()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _finish(
@@ -59,7 +69,7 @@ def _finish(
 ) -> int:
     print(f"\n{report.terminal(outcomes)}\n\n{report.notes(outcomes)}")
     failures = report.failures(outcomes)
-    for line in failures:
+    for line in [*failures, *report.absences(outcomes)]:
         print(f"no figure: {line}", file=sys.stderr)
     text = json.dumps(report.document(outcomes, facts, parameters), indent=2, ensure_ascii=False)
     if arguments.json:
@@ -85,7 +95,11 @@ def _arguments() -> argparse.Namespace:
         epilog="example: python -m benchmarks --only append-sync --rounds 9",
     )
     names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("--rounds", type=_at_least(1), default=5, help="rounds (default 5)")
+    parser.add_argument(
+        "--rounds",
+        type=_at_least(1),
+        help=f"rounds of each contender (default {ROUNDS}, of the Rust batpak {RUST_ROUNDS})",
+    )
     parser.add_argument(
         "--events",
         type=_at_least(LEAST_EVENTS),

@@ -52,6 +52,11 @@ def measurements(count: int) -> list[Measurement]:
     return [measurement(number) for number in range(count)]
 
 
+def encoded(number: int) -> bytes:
+    """The payload of event `number` as named-field MessagePack, PAYLOAD_SIZE bytes."""
+    return _encode(measurement(number))
+
+
 def entity_of(number: int) -> str:
     """The entity that payload `number` belongs to."""
     return ENTITIES[number % len(ENTITIES)]

@@ -6,6 +6,7 @@ many times better it was in the same round.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,6 +14,10 @@ from benchmarks.contenders import LABELS
 from benchmarks.data import BATCH
 
 Better = Literal["higher", "lower"]
+
+ROUNDS: Final = 5
+RUST_ROUNDS: Final = 9
+"""It hands each append to a writer thread, so that its rate swings with the scheduler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,11 @@ class Contender:
     @property
     def title(self) -> str:
         return self.label or LABELS[self.name]
+
+    @property
+    def rounds(self) -> int:
+        """How many it takes where nobody asked for a number."""
+        return RUST_ROUNDS if self.name in ("rust", "rust-gate") else ROUNDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,22 @@ class Scenario:
         return max(count - count % BATCH, self.least)
 
 
+def turns(wanted: Sequence[int]) -> list[list[int]]:
+    """Round by round, the places of those who run, in order; `wanted` rounds by place.
+
+    Every round starts with another contender (A B C, B C A, …), so that none always runs
+    after the same one. Whoever wants more rounds than the others has the company of the
+    first, batpak, so that each of its figures has one of the same round beside it.
+    """
+    places = list(range(len(wanted)))
+    rounds = list[list[int]]()
+    for number in range(max(wanted)):
+        start = number % len(places)
+        order = places[start:] + places[:start]
+        rounds.append([place for place in order if number < wanted[place] or place == 0])
+    return rounds
+
+
 SYNC_EVENTS: Final = 3_000
 THREADS: Final = 16
 THREADED_EVENTS: Final = THREADS * 600
@@ -73,6 +99,8 @@ _OURS = Contender("batpak")
 _SQLITE = Contender("sqlite")
 _PACKAGE = Contender("eventsourcing")
 _RAW = Contender("raw")
+_RUST = Contender("rust")
+_RUST_GATE = Contender("rust-gate")
 
 
 def _stored(*names: str) -> tuple[Contender, ...]:
@@ -82,11 +110,12 @@ def _stored(*names: str) -> tuple[Contender, ...]:
 SCENARIOS: Final = (
     Scenario(
         "append-os", "append, OS, one event per commit", "append", "events/s", "higher",
-        (_OURS, _SQLITE, _PACKAGE), Budget(4.0, "SQLite"),
+        (_OURS, _SQLITE, _PACKAGE, _RUST), Budget(4.0, "SQLite"),
     ),
     Scenario(
         "append-sync", "append, SYNC, 1 thread", "append", "events/s", "higher",
-        (_OURS, _RAW, _SQLITE, _PACKAGE), Budget(1.0, "raw write + fdatasync"),
+        (_OURS, _RAW, _SQLITE, _PACKAGE, _RUST, _RUST_GATE),
+        Budget(1.0, "raw write + fdatasync"),
         durable=True, cap=SYNC_EVENTS,
     ),
     Scenario(
@@ -95,6 +124,7 @@ SCENARIOS: Final = (
             Contender("batpak", threads=THREADS),
             Contender("batpak", label="batpak, 1 thread"),
             Contender("sqlite", threads=THREADS),
+            Contender("rust-gate", threads=THREADS),
         ),
         Budget(2.5, "batpak, 1 thread"), durable=True, cap=THREADED_EVENTS,
     ),
@@ -104,15 +134,16 @@ SCENARIOS: Final = (
     ),
     Scenario(
         "batch-sync", "batches of 100, SYNC", "append", "events/s", "higher",
-        (_OURS, _RAW, _SQLITE, _PACKAGE), durable=True, batch=BATCH, share=0.5,
+        (_OURS, _RAW, _SQLITE, _PACKAGE, _RUST), Budget(2.0, "Rust"),
+        durable=True, batch=BATCH, share=0.5,
     ),
     Scenario(
         "get", "get by id, random, decoded (batpak: verified)", "get", "µs", "lower",
-        _stored("batpak", "sqlite", "eventsourcing"), Budget(6.0),
+        _stored("batpak", "sqlite", "eventsourcing", "rust"), Budget(6.0),
     ),
     Scenario(
         "scan", "scan all, decoded (batpak: content hashes checked)", "scan", "events/s", "higher",
-        _stored("batpak", "sqlite", "eventsourcing"), Budget(700_000),
+        _stored("batpak", "sqlite", "eventsourcing", "rust"), Budget(700_000),
     ),
     Scenario(
         "verify", "verify chain and payloads, per core", "verify", "events/s", "higher",
@@ -120,15 +151,16 @@ SCENARIOS: Final = (
     ),
     Scenario(
         "open", "open after a clean close", "open_log", "ms", "lower",
-        _stored("batpak"), Budget(30.0), copy_fixture=True,
+        _stored("batpak", "rust"), Budget(30.0), copy_fixture=True,
     ),
     Scenario(
-        "disk-segment", "disk: segment (peers: all)", "disk", "B/event", "lower",
-        _stored("batpak", "sqlite", "eventsourcing"), Budget(490), once=True,
+        "disk-segment", "disk: segment (SQL peers: all)", "disk", "B/event", "lower",
+        _stored("batpak", "sqlite", "eventsourcing", "rust"), Budget(490), once=True,
     ),
     Scenario(
-        "disk-indexed", "disk: segment and sidecar", "disk_with_index", "B/event", "lower",
-        _stored("batpak"), Budget(560), once=True,
+        "disk-indexed", "disk: segment and sidecar (Rust: and index files)", "disk_with_index",
+        "B/event", "lower",
+        _stored("batpak", "rust"), Budget(560), once=True,
     ),
     Scenario(
         "disk-batch-segment", "disk: segment, batches of 100", "disk", "B/event", "lower",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
+from benchmarks.contenders import LABELS
 from benchmarks.runner import Outcome, Series
 
 HEADINGS: Final = ("Work", "Unit", "batpak", "Peers", "Ratio", "Budget", "Met")
@@ -17,6 +18,11 @@ NOTES: Final = (
     "Cells: median (least – greatest) over the rounds. Ratio: how many times better than the "
     "peer named, median over the rounds. Each measurement ran in a process of its own, "
     "contenders in turns. Append rates leave out opening and closing; closing times: {closing}."
+)
+RUST_NOTES: Final = (
+    "Rust: the published Rust batpak, rounds: {rounds}. It answers a single append before its "
+    "fsync; with the durable gate it answers after it. A batch has an fsync always. Its reads "
+    "check a CRC, no hash."
 )
 
 
@@ -41,6 +47,8 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
 
 def _cell(series: Series) -> str:
     if series.failure:
+        if series.absent:
+            return "absent"
         return "not installed" if series.failure.startswith("not installed") else "failed"
     low, high = min(series.values), max(series.values)
     if low == high:
@@ -106,17 +114,35 @@ def notes(outcomes: Sequence[Outcome]) -> str:
         if (times := [seen["close_ms"] for seen in series.details if "close_ms" in seen])
         and not series.failure
     ]
-    return NOTES.format(closing=", ".join(closing) or "none")
+    told = NOTES.format(closing=", ".join(closing) or "none")
+    rounds = {
+        len(series.values)
+        for outcome in outcomes
+        for series in outcome.series
+        if series.title.startswith(LABELS["rust"]) and series.values and not outcome.scenario.once
+    }
+    return f"{told} {RUST_NOTES.format(rounds=max(rounds))}" if rounds else told
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[str]:
-    """One line for each contender without figures."""
+    """One line for each contender that should have given figures and gave none."""
     return [
         f"{outcome.scenario.name}: {series.title}: {series.failure}"
         for outcome in outcomes
         for series in outcome.series
-        if series.failure
+        if series.failure and not series.absent
     ]
+
+
+def absences(outcomes: Sequence[Outcome]) -> list[str]:
+    """One line for each contender that this machine cannot run; no fault of anybody."""
+    lines = [
+        f"{series.title}: {series.failure}"
+        for outcome in outcomes
+        for series in outcome.series
+        if series.absent
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def markdown(
@@ -128,7 +154,8 @@ def markdown(
     for row in rows(outcomes):
         lines.append("| " + " | ".join(cell.replace("\n", "<br>") for cell in row) + " |")
     lines += ["", notes(outcomes)]
-    return "\n".join([*lines, *(f"\nNo figure: {line}" for line in failures(outcomes)), ""])
+    unmeasured = [*failures(outcomes), *absences(outcomes)]
+    return "\n".join([*lines, *(f"\nNo figure: {line}" for line in unmeasured), ""])
 
 
 def document(
@@ -158,6 +185,7 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
             {
                 "title": series.title,
                 "failure": series.failure or None,
+                "absent": series.absent,
                 "values": series.values,
                 "median": series.median if series.values else None,
                 "min": min(series.values, default=None),

@@ -1,7 +1,7 @@
 """Runs the plan: rounds that take the contenders in turns, each job in a fresh process.
 
-Every round starts with another contender (A B C, B C A, …), so that none always runs
-after the same one. Failures are kept as text beside the figures, never as a figure.
+Who runs when is the plan's to say (benchmarks.plan, `turns`). Failures are kept as text
+beside the figures, never as a figure.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Final
 
+from benchmarks import rust
 from benchmarks.contenders import load
 from benchmarks.data import BATCH
-from benchmarks.plan import Budget, Contender, Scenario
+from benchmarks.plan import Budget, Contender, Scenario, turns
 from benchmarks.work import Job, Measured
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
@@ -28,12 +29,16 @@ TIMEOUT_S: Final = 900
 
 @dataclass(slots=True)
 class Series:
-    """One contender's figures in one scenario, by round; `failure` empties them."""
+    """One contender's figures in one scenario, by round; `failure` empties them.
+
+    `absent` tells a failure that is none: what the contender needs is not on this machine.
+    """
 
     title: str
     values: list[float] = field(default_factory=list[float])
     details: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     failure: str = ""
+    absent: bool = False
 
     @property
     def median(self) -> float:
@@ -49,12 +54,15 @@ class Outcome:
     series: list[Series]
 
     def ratios(self, rival: Series) -> list[float]:
-        """How many times better batpak was, round by round; empty where one has no figures."""
+        """How many times better batpak was, in each round that both took part in.
+
+        Empty where one has no figures. Whoever takes fewer rounds takes the first ones.
+        """
         ours = self.series[0]
         if ours.failure or rival.failure:
             return []
         higher = self.scenario.better == "higher"
-        pairs = zip(ours.values, rival.values, strict=True)
+        pairs = zip(ours.values, rival.values, strict=False)
         return [mine / other if higher else other / mine for mine, other in pairs]
 
     def rival(self) -> Series | None:
@@ -86,12 +94,20 @@ class Outcome:
 class Runner:
     """Measures scenarios in directories of its own under `parent`, and removes them."""
 
-    def __init__(self, parent: Path, events: int, rounds: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        parent: Path,
+        events: int,
+        rounds: int | None,
+        say: Callable[[str], None],
+        peer: rust.Peer,
+    ) -> None:
         parent.mkdir(parents=True, exist_ok=True)
         self.root = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
         self.events = events
         self.rounds = rounds
         self.say = say
+        self.peer = peer
         self._fixtures: dict[tuple[str, str], str] = {}
         self._absent: dict[str, str] = {}
 
@@ -102,24 +118,28 @@ class Runner:
         events = scenario.events(self.events)
         series = [Series(contender.title) for contender in scenario.contenders]
         outcome = Outcome(scenario, events, series)
-        turns = list(enumerate(scenario.contenders))
-        rounds = 1 if scenario.once else self.rounds
-        for number in range(rounds):
-            start = number % len(turns)
-            for place, contender in turns[start:] + turns[:start]:
-                if not series[place].failure:
-                    self._measure(scenario, contender, events, series[place])
+        wanted = [
+            1 if scenario.once else self.rounds or each.rounds for each in scenario.contenders
+        ]
+        for number, turn in enumerate(turns(wanted), start=1):
+            places = [place for place in turn if not series[place].failure]
+            if number > wanted[0] and places == [0]:
+                break  # the rival whose company it kept gives no figures
+            for place in places:
+                self._measure(scenario, scenario.contenders[place], events, series[place])
             figures = ", ".join(
-                f"{one.title} {one.values[-1]:,.6g}" for one in series if not one.failure
+                f"{series[place].title} {series[place].values[-1]:,.6g}"
+                for place in sorted(places)
+                if not series[place].failure
             )
-            self.say(f"{scenario.name} {number + 1}/{rounds}: {figures} {scenario.unit}")
+            self.say(f"{scenario.name} {number}: {figures} {scenario.unit}")
         return outcome
 
     def _measure(
         self, scenario: Scenario, contender: Contender, events: int, series: Series
     ) -> None:
         try:
-            self._present(contender.name)
+            self._present(contender.name, series)
             directory, own = self._directory(scenario, contender, events)
             try:
                 measured = self._child(
@@ -139,7 +159,7 @@ class Runner:
         except NoFigureError as error:
             series.failure = str(error)
             series.values.clear()
-            self.say(f"{scenario.name}: {series.title} failed: {error}")
+            self.say(f"{scenario.name}: {series.title} gives no figure: {error}")
         else:
             series.values.append(measured.value)
             series.details.append(measured.details)
@@ -161,8 +181,9 @@ class Runner:
         failure = self._fixtures.get((contender.name, contender.fixture))
         if failure is None:
             path.mkdir()
-            # Only batpak's size depends on how events were grouped; peers fill up faster so.
-            single = contender.name == "batpak" and contender.fixture == "single"
+            # Both batpaks' sizes depend on how events were grouped; other peers fill up
+            # faster so.
+            single = contender.name in ("batpak", "rust") and contender.fixture == "single"
             job = Job(contender.name, "fixture", str(path), events, batch=0 if single else BATCH)
             self.say(f"filling {contender.title} with {events:,} events")
             try:
@@ -175,7 +196,12 @@ class Runner:
             raise NoFigureError(failure)
         return path
 
-    def _present(self, contender: str) -> None:
+    def _present(self, contender: str, series: Series) -> None:
+        if contender in rust.CONTENDERS:
+            series.absent = self.peer.absent
+            if self.peer.program is None:
+                raise NoFigureError(self.peer.failure)
+            return
         if contender not in self._absent:
             try:
                 load(contender)
@@ -186,19 +212,28 @@ class Runner:
             raise NoFigureError(self._absent[contender])
 
     def _child(self, job: Job) -> Measured:
-        command: Sequence[str] = (
-            sys.executable, "-m", "benchmarks.child", json.dumps(asdict(job)),
-        )  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S
-            )
-        except subprocess.TimeoutExpired as error:
-            raise NoFigureError(f"took more than {TIMEOUT_S} s") from error
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise NoFigureError(lines[-1])
-        return Measured(**json.loads(done.stdout))
+        if job.contender in rust.CONTENDERS:
+            return measure(self.peer.command(job), TIMEOUT_S)
+        return measure(child_command(job), TIMEOUT_S)
+
+
+def child_command(job: Job) -> tuple[str, ...]:
+    """The command line that does `job` in a fresh interpreter."""
+    return sys.executable, "-m", "benchmarks.child", json.dumps(asdict(job))
+
+
+def measure(command: tuple[str, ...], timeout_s: int) -> Measured:
+    """The one JSON line that `command` prints. Raises NoFigureError where it prints none."""
+    try:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NoFigureError(f"took more than {timeout_s} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise NoFigureError(lines[-1])
+    return Measured(**json.loads(done.stdout))
 
 
 class NoFigureError(Exception):

@@ -26,6 +26,7 @@ class WatchedFiles(RealFiles):
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.refused: dict[tuple[str, str], OSError] = {}
+        self._spared: dict[tuple[str, str], int] = {}
         self.opened_to_write: list[str] = []
         self.pass_syncs = threading.Event()
         self.pass_syncs.set()
@@ -45,15 +46,17 @@ class WatchedFiles(RealFiles):
             if done == operation and name.endswith(suffix)
         )
 
-    def refuse(self, operation: str, name: str, error: int) -> None:
-        """From now on `operation` on `name` fails with this errno."""
+    def refuse(self, operation: str, name: str, error: int, *, after: int = 0) -> None:
+        """From now on `operation` on `name` fails with this errno, but for its first `after`."""
         self.refused[operation, name] = OSError(error, os.strerror(error))
+        self._spared[operation, name] = after
 
     def _meet(self, operation: str, name: str) -> None:
         self.calls[operation, name] += 1
         for (refused, pattern), error in self.refused.items():
             fits = name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
-            if refused == operation and fits:
+            spared = self._spared.get((refused, pattern), 0)
+            if refused == operation and fits and self.calls[operation, name] > spared:
                 raise OSError(error.errno, error.strerror)
 
     def open(self, path: str, flags: int, mode: int = 0o644) -> int:

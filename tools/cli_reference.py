@@ -24,6 +24,7 @@ PAGE = ROOT / "docs" / "guide" / "command-line.md"
 WIDTH = 92
 
 NOT_RUN = {
+    "doctor": "what it finds is the machine's; tests/e2e/test_doctor.py runs it",
     "demo": "takes its time; tests/e2e/test_demo.py runs it",
     "import git": "needs a repository; tests/e2e/test_cli_reference.py runs it",
 }

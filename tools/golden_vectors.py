@@ -53,11 +53,11 @@ from batpak.journal.record import (
     SPARSE,
     Chain,
     Record,
-    build_commit,
     build_pad,
     pad8,
     read_record,
     salt_crc,
+    seal_commit,
 )
 from batpak.journal.sidecar import ARRAYS, SIDECAR_PREFIX_SIZE, SidecarHeader, encode_sidecar
 from batpak.journal.writer import apply_record
@@ -360,9 +360,9 @@ class Journal:
                 table = struct.pack(f"<{len(rows)}I", *lengths)
                 kept = [e for n, e in zip(numbers, envelopes, strict=True) if n not in gone]
                 body, flags = [table + pad8(len(table)), *kept], flags | SPARSE
-            data, head_crc, *_ = build_commit(
-                state, chain.offset, chain.sequence, chain.prev_crc, durable, header.epoch, flags,
-                rows, metadata, body,
+            data, head_crc, _ = seal_commit(
+                state, chain.offset, b"".join(rows + metadata), b"".join(body), chain.prev_crc,
+                chain.sequence, durable, header.epoch, len(rows), flags,
             )  # fmt: skip
             chain = Chain(chain.offset + len(data), numbers.stop, head_crc, header.epoch)
             result.append(data)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batpak.config import Watermark as Watermark
     from batpak.coordinate import Coordinate as Coordinate
     from batpak.coordinate import Region as Region
+    from batpak.engine.diagnostics import Diagnostics as Diagnostics
     from batpak.engine.report import Cut as Cut
     from batpak.engine.report import Finding as Finding
     from batpak.engine.report import OpenReport as OpenReport
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "batpak.config": ("Durability", "StoreConfig", "Watermark"),
     "batpak.coordinate": ("Coordinate", "Region"),
+    "batpak.engine.diagnostics": ("Diagnostics",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
     "batpak.errors": (
         "BatpakError", "Conflict", "Damaged", "EventNotFound", "Indeterminate", "InvalidInput",

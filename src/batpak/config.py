@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 
 from batpak.clock import Clock, as_clock
 from batpak.errors import InvalidInput
@@ -15,6 +15,12 @@ from batpak.errors import InvalidInput
 __all__ = ["Durability", "Every", "StoreConfig", "Watermark"]
 
 MIB = 1 << 20
+
+_EXPLAINED: Final = {
+    "platform_profile": "there are no profiles to compare with: Store.diagnostics() says what "
+    "was seen of this machine, and `batpak doctor PATH` what is risky there",
+}
+"""Options that were decided against, and what to use instead (docs/decisions/0036)."""
 
 
 class Watermark(enum.Enum):
@@ -94,6 +100,12 @@ class StoreConfig:
         '"always", "content"',
     )
     clock: Clock | None = _option(None, "where time comes from", "a Clock, or a callable giving µs")
+    submit_capacity: int = _option(
+        4096, "most events that wait in the queue of `submit`", "1 … 1 048 576"
+    )
+    submit_threshold: float = _option(
+        0.75, "share of submit_capacity from which on `try_submit` refuses", "> 0 … 1"
+    )
     max_open_files: int = _option(64, "sealed segments kept mapped at once", "4 … 65 536")
     sync_warning: float = _option(1.0, "seconds after which a slow sync is logged", "> 0")
     on_kind_collision: str = _option(
@@ -111,6 +123,7 @@ class StoreConfig:
             ("preallocate", 0, 1 << 30),
             ("payload_max_bytes", 1, 256 * MIB),
             ("batch_max_events", 1, 1 << 20),
+            ("submit_capacity", 1, 1 << 20),
             ("max_open_files", 4, 65_536),
         ):
             value = getattr(self, name)
@@ -125,6 +138,9 @@ class StoreConfig:
                 raise _refused(name, getattr(self, name), " or ".join(map(repr, allowed)))
         if not isinstance(self.allow_network_filesystem, bool):
             raise _refused("allow_network_filesystem", self.allow_network_filesystem, "a bool")
+        share = self.submit_threshold
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise _refused("submit_threshold", share, "a share above 0, at most 1")
         slow = self.sync_warning
         if isinstance(slow, bool) or not isinstance(slow, (int, float)) or not slow > 0:
             raise _refused("sync_warning", slow, "seconds above 0")
@@ -148,7 +164,7 @@ class StoreConfig:
                 raise InvalidInput(
                     f"Store.open has no option {name!r}",
                     field=name,
-                    advice=f"known options: {', '.join(sorted(known))}",
+                    advice=_EXPLAINED.get(name, f"known options: {', '.join(sorted(known))}"),
                 )
         return cls(**options)
 

@@ -38,6 +38,8 @@ __all__ = [
     "NO_HASH",
     "NO_ID",
     "ROW",
+    "ROW_CONTENT",
+    "ROW_PLACE",
     "ROW_SIZE",
     "SALT_SIZE",
     "Event",
@@ -50,13 +52,20 @@ __all__ = [
     "event_hash",
     "hlc_of_id",
     "id_of_hlc",
+    "is_foreign",
     "open_envelope",
 ]
 
 T = TypeVar("T")
 
 ROW_SIZE: Final = 176
-ROW: Final = struct.Struct("<Q16s16s16sqQIIIIHHHHHBBIQ32s32s")
+_PLACE = "Q16s16s16sqQI"
+_CONTENT = "IIIHHHHHBBIQ32s"
+ROW: Final = struct.Struct(f"<{_PLACE}{_CONTENT}32s")
+ROW_PLACE: Final = struct.Struct(f"<{_PLACE}")
+"""Where an event stands: sequence to clock, the row's first 76 bytes."""
+ROW_CONTENT: Final = struct.Struct(f"<{_CONTENT}")
+"""What it says whatever its place: lane to content_hash, 68 bytes. Then prev_hash."""
 ROW_VERSION: Final = 1
 SALT_SIZE: Final = 16
 NO_HASH: Final = bytes(32)
@@ -128,6 +137,11 @@ def hlc_of_id(event_id: bytes) -> int:
     """
     high = int.from_bytes(event_id[:8], "big")
     return (high >> 16) << 16 | (high & 0xFFF) << 4 | (event_id[8] >> 2) & 0xF
+
+
+def is_foreign(event_id: bytes, hlc: int) -> bool:
+    """Whether an id is not one of ours for this HLC (docs/format.md, "Event ids")."""
+    return event_id[6] >> 4 != 7 or event_id[8] >> 6 != 2 or hlc_of_id(event_id) != hlc
 
 
 def id_of_hlc(hlc: int, random58: int) -> bytes:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from batpak.errors import NoSpace, PlatformUnsupported, StorageFailed, Unavailable
@@ -28,10 +29,14 @@ __all__ = [
     "TEMPORARY_SUFFIX",
     "Files",
     "RealFiles",
+    "Space",
     "closing",
+    "filesystem_space",
     "filesystem_type",
     "is_network_filesystem",
     "let_go",
+    "lock_holder",
+    "may_write",
     "read_small",
     "refusal",
     "replace_file",
@@ -173,7 +178,10 @@ def let_go(files: Files, fd: int) -> None:
     try:
         files.close(fd)
     except OSError as error:
-        logger.warning("closing a descriptor: %s", str(error))
+        logger.warning(
+            "closing a descriptor: %s", str(error),
+            extra={"code": "descriptor-not-closed", "error": str(error)},
+        )  # fmt: skip
 
 
 def write_all(files: Files, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -268,6 +276,63 @@ def filesystem_type(path: str) -> str | None:
 def is_network_filesystem(kind: str | None) -> bool:
     """Whether a type of `filesystem_type` names a network file system."""
     return kind in _NETWORK_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room on a file system, in bytes."""
+
+    total: int
+    free: int
+    """What this user may still fill."""
+    read_only: bool
+
+
+def filesystem_space(path: str) -> Space | None:
+    """The room on the file system that holds `path`; None where the system does not tell."""
+    ask = getattr(os, "statvfs", None)
+    if ask is None:
+        return None
+    try:
+        found: os.statvfs_result = ask(path)
+    except OSError:
+        return None
+    unit = found.f_frsize
+    return Space(found.f_blocks * unit, found.f_bavail * unit, bool(found.f_flag & os.ST_RDONLY))
+
+
+def may_write(directory: str) -> bool:
+    """Whether this process could make files in a directory: asks for it, never tries."""
+    return os.access(directory, os.W_OK | os.X_OK)
+
+
+def lock_holder(status: os.stat_result) -> int | None:
+    """The process that holds a lock of this file, as the kernel lists it; 0 for nobody.
+
+    None where that can't be seen: only Linux has the list, and in a container it shows
+    the container's own processes, and not every file system's files under the device
+    that `stat` names. Takes no lock, so it is in nobody's way.
+    """
+    try:
+        with open("/proc/locks", encoding="ascii", errors="replace") as table:
+            lines = table.read(4 << 20).splitlines()
+    except OSError:
+        return None
+    inode = str(status.st_ino)
+    for line in lines:
+        # A waiting process stands behind "->", which moves the columns.
+        fields = line.split()
+        if len(fields) < 6 or fields[1] != "FLOCK" or not fields[4].isdigit():
+            continue
+        major, minor, number = (*fields[5].split(":"), "", "", "")[:3]
+        if number != inode:
+            continue
+        try:
+            device = os.makedev(int(major, 16), int(minor, 16))
+        except ValueError:
+            continue
+        return int(fields[4]) if device == status.st_dev else None
+    return 0
 
 
 def wall_us() -> int:

@@ -76,9 +76,12 @@ class Binding(Generic[T]):
     Raises: FutureVersion, UpcastError, DecodeFailed.
     """
 
-    __slots__ = ("_codec", "cls", "decode", "direct", "encode", "kind", "name", "version")
+    __slots__ = (
+        "_codec", "cls", "decode", "direct", "encode", "kind", "name", "raw_kind", "version",
+    )  # fmt: skip
     cls: type[T]
     kind: EventKind
+    raw_kind: int
     version: int
     name: str
     encode: Callable[[T], bytes]
@@ -89,6 +92,7 @@ class Binding(Generic[T]):
     def __init__(self, cls: type[T], kind: EventKind, version: int) -> None:
         self.cls = cls
         self.kind = kind
+        self.raw_kind = kind.raw
         self.version = version
         self.name = _qualified(cls)
         self._codec: canonical.Codec[T] | None = None

@@ -17,6 +17,7 @@ import msgspec
 from batpak import canonical
 from batpak.coordinate import Coordinate
 from batpak.errors import ExtensionError, InvalidInput
+from batpak.event import decode_extensions
 from batpak.ids import EventId
 from batpak.kinds import EventKind
 
@@ -125,8 +126,10 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     """Sequence, id, HLC, clock, event hash, prev_hash: what the commit gave the event."""
     coordinate: Coordinate
     _kind: int
-    commitment: bytes
-    extensions: Mapping[str, bytes] = _NO_EXTENSIONS
+    _content: bytes
+    """Ends in the row's content hash."""
+    _extensions: bytes = b""
+    """Canonical."""
     durable: bool = False
     replayed: bool = False
     key_id: bytes | None = None
@@ -163,6 +166,16 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
         return self._place[5]
 
     @property
+    def commitment(self) -> bytes:
+        """The row's content hash: 32 bytes."""
+        return self._content[-32:]
+
+    @property
+    def extensions(self) -> Mapping[str, bytes]:
+        """Receipt extensions, name to bytes."""
+        return decode_extensions(self._extensions)
+
+    @property
     def kind(self) -> EventKind:
         """What kind of event was appended."""
         return EventKind.from_raw(self._kind)
@@ -185,7 +198,7 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     def _fields(self) -> tuple[Any, ...]:
         return (
             self.journal_id, self._place, self.coordinate, self._kind, self.commitment,
-            dict(self.extensions),
+            self._extensions,
         )  # fmt: skip
 
     def to_json(self) -> str:
@@ -238,7 +251,9 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
             Coordinate(plain.entity, plain.scope),
             plain.kind,
             _unhex("commitment", plain.commitment, 32),
-            MappingProxyType({k: _unhex(k, v, None) for k, v in plain.extensions.items()}),
+            encode_extensions(
+                {k: _unhex(k, v, None) for k, v in plain.extensions.items()}, reserved_allowed=True
+            ),
             plain.durable,
             plain.replayed,
             None if plain.key_id is None else _unhex("key_id", plain.key_id, 32),

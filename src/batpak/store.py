@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, NamedTuple, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, cast, overload
 
+import msgspec
 from blake3 import blake3
 
 from batpak import canonical, payloads
@@ -56,19 +57,24 @@ from batpak.event import (
     CONTENT_PREFIX,
     NO_HASH,
     NO_ID,
+    ROW_CONTENT,
+    ROW_VERSION,
     SALT_SIZE,
     Event,
     EventSummary,
-    decode_extensions,
 )
 from batpak.files import REAL, Files
 from batpak.ids import CausationId, CorrelationId, EventId
 from batpak.index.query import ALL, Query
+from batpak.journal.group import Request
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 from batpak.journal.writer import Committed, Prepared, Writer
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt, encode_extensions
+
+if TYPE_CHECKING:
+    from batpak.engine.diagnostics import Diagnostics
 
 __all__ = [
     "Ancestry",
@@ -77,6 +83,7 @@ __all__ = [
     "Item",
     "Page",
     "Point",
+    "Pressure",
     "Prior",
     "ReadOnlyStore",
     "Stats",
@@ -90,6 +97,7 @@ _U32_MAX = 0xFFFFFFFF
 _CALLER_FLAGS = 0xFF
 _NO_EXTENSIONS: Mapping[str, bytes] = MappingProxyType({})
 _RESERVED_ENTITY = RESERVED_ENTITY_PREFIX.encode()
+_binding_of = payloads.lookup_type
 
 Id = EventId | CorrelationId | CausationId
 
@@ -101,37 +109,24 @@ class Prior:
     index: int
 
 
-class Item:
+class _Placed(msgspec.Struct, eq=False):
+    """What an Item takes by position."""
+
+    coordinate: Coordinate
+    payload: object
+
+
+class Item(_Placed, eq=False, kw_only=True):
     """One event of `append_many`; the keywords are those of `Store.append`."""
 
-    __slots__ = (
-        "causation", "coordinate", "correlation", "depth", "extensions", "flags", "is_raw", "kind",
-        "lane", "payload",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        coordinate: Coordinate,
-        payload: object,
-        *,
-        kind: EventKind | type | None = None,
-        correlation: Id | Prior | None = None,
-        causation: Id | Prior | None = None,
-        lane: int = 0,
-        depth: int = 0,
-        flags: int = 0,
-        extensions: Mapping[str, bytes] | None = None,
-    ) -> None:
-        self.coordinate = coordinate
-        self.payload = payload
-        self.kind = kind
-        self.correlation = correlation
-        self.causation = causation
-        self.lane = lane
-        self.depth = depth
-        self.flags = flags
-        self.extensions = extensions
-        self.is_raw = False
+    kind: EventKind | type | None = None
+    correlation: Id | Prior | None = None
+    causation: Id | Prior | None = None
+    lane: int = 0
+    depth: int = 0
+    flags: int = 0
+    extensions: Mapping[str, bytes] | None = None
+    is_raw: bool = False
 
     @classmethod
     def raw(cls, coordinate: Coordinate, kind: EventKind, data: bytes, **options: Any) -> Item:
@@ -165,6 +160,14 @@ class Frontier:
     durable: Point
     visible: Point
     applied: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """What waits, at one moment."""
+
+    waiting: int
+    """Threads that wait for a group commit to take them along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,6 +461,13 @@ class _Reading:
             self.at(bound - 1).time if bound else None,
         )
 
+    def diagnostics(self) -> Diagnostics:
+        """What is seen of machine, directory, clock and syncs; tries only what writes nothing.
+
+        Source: docs/guide/diagnostics.md. Raises StoreClosed, StoreForked.
+        """
+        raise NotImplementedError
+
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return sum(self._reader.pool.get(base).size() for base in bases)
 
@@ -512,6 +522,14 @@ class ReadOnlyStore(_Reading):
         self._bound()
         return self._follower.refresh()
 
+    def diagnostics(self) -> Diagnostics:
+        from batpak.engine.diagnostics import reader_diagnostics
+
+        return reader_diagnostics(
+            self._files, self._layout, str(self.journal_id), self._config, self._reader,
+            self._report, self._bound(), self._follower.durable,
+        )  # fmt: skip
+
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return super()._log_bytes(bases[:-1]) + self._follower.log_end
 
@@ -558,8 +576,12 @@ class Store(_Reading):
         self._salted = config.codec == "salted"
         self._codec = CODEC_SALTED if self._salted else CODEC_PLAIN
         self._payload_max = config.payload_max_bytes
+        self._waits = config.durability is Durability.SYNC
+        self._flushes = opened.writer.flushes
+        self._commit_one = opened.writer.commit_one
         self._salts: Iterator[bytes] = iter(())
         self._hashers: list[Any] = []
+        self._content_prefix = CONTENT_PREFIX[self._codec]
         self._sealed = opened.sealed
         self._sealing = threading.Lock()
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
@@ -628,20 +650,27 @@ class Store(_Reading):
         JournalPoisoned; then nothing was written. Raises Indeterminate when the event is
         written and could not be made durable.
         """
-        return self._commit_one(
-            self._prepare(
-                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions
-            ),
-            durable,
+        event = self._prepare(
+            coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions
         )
+        if durable or self._waits:
+            return self._commit_durably((event,))[0]
+        done = self._commit_one(event)
+        is_durable = False
+        if self._sealed or self._flushes:
+            is_durable = self._after_write((event,), (done,))
+        return AppendReceipt(
+            self._journal_id, done, coordinate, event.kind, event.content, event.extensions,
+            is_durable,
+        )  # fmt: skip
 
     def append_raw(
         self, coordinate: Coordinate, kind: EventKind, data: bytes, **options: Any
     ) -> AppendReceipt:
         """Append `data` as given, not parsed, under `kind`; keywords as for `append`."""
         durable = bool(options.pop("durable", False))
-        item = Item.raw(coordinate, kind, data, **options)
-        return self._commit_one(self._prepare_item(item), durable)
+        items = (Item.raw(coordinate, kind, data, **options),)
+        return self._commit(self._prepare_items(items, None, None, None), durable)[0]
 
     def append_many(
         self,
@@ -694,42 +723,26 @@ class Store(_Reading):
                 advice="split it, or raise batch_max_events",
             )
         events: list[Prepared] = []
+        prepare = self._prepare
+        last = len(batch) - 1
         for index, item in enumerate(batch):
             try:
                 if not isinstance(item, Item):
                     raise InvalidInput(
                         "append_many takes Items", field="items", value=type(item).__name__
                     )
-                last = marks if index == len(batch) - 1 else None
-                events.append(self._prepare_item(item, index, correlation, causation, last))
+                events.append(
+                    prepare(
+                        item.coordinate, item.payload, item.kind, item.correlation or correlation,
+                        item.causation or causation, item.lane, item.depth, item.flags,
+                        item.extensions, index, item.is_raw, marks if index == last else None,
+                    )
+                )  # fmt: skip
             except InvalidInput as error:
                 error.index = index
                 error.facts.setdefault("index", index)
                 raise
         return events
-
-    def _prepare_item(
-        self,
-        item: Item,
-        index: int = 0,
-        correlation: Id | None = None,
-        causation: Id | None = None,
-        marks: Mapping[str, bytes] | None = None,
-    ) -> Prepared:
-        return self._prepare(
-            item.coordinate,
-            item.payload,
-            item.kind,
-            item.correlation or correlation,
-            item.causation or causation,
-            item.lane,
-            item.depth,
-            item.flags,
-            item.extensions,
-            index=index,
-            is_raw=item.is_raw,
-            marks=marks,
-        )
 
     def _prepare(
         self,
@@ -742,7 +755,6 @@ class Store(_Reading):
         depth: int,
         flags: int,
         extensions: Mapping[str, bytes] | None,
-        *,
         index: int = 0,
         is_raw: bool = False,
         marks: Mapping[str, bytes] | None = None,
@@ -755,21 +767,16 @@ class Store(_Reading):
                 value=coordinate,
                 advice='write Coordinate("player:alice", "room:dungeon")',
             )
-        if coordinate.entity_bytes.startswith(_RESERVED_ENTITY):
+        entity = coordinate.entity_bytes
+        if entity.startswith(_RESERVED_ENTITY):
             raise ReservedName(
                 "entities that begin with batpak: belong to the journal itself",
                 field="coordinate",
                 value=coordinate.entity,
             )
-        if kind is None and not is_raw:
-            binding = payloads.lookup_type(type(payload))
-            if binding is None:
-                raise UnregisteredPayload(
-                    f"{type(payload).__qualname__} is not a registered payload class",
-                    field="payload",
-                    advice="decorate the class with @payload, or pass kind=EventKind(…)",
-                )
-            raw_kind, version, data = binding.kind.raw, binding.version, binding.encode(payload)
+        binding = None if kind is not None or is_raw else _binding_of(type(payload))
+        if binding is not None:
+            raw_kind, version, data = binding.raw_kind, binding.version, binding.encode(payload)
         else:
             raw_kind, version, data = _encode_under(kind, payload, is_raw)
         if len(data) > self._payload_max:
@@ -780,38 +787,38 @@ class Store(_Reading):
                 advice="store large content elsewhere and append its hash",
             )
         try:
-            mislabelled = (lane | depth) >> 32 or flags & ~_CALLER_FLAGS
+            labelled = lane | depth | flags
         except TypeError:
-            mislabelled = True
-        if mislabelled:
-            raise _bad_label(lane, depth, flags)
+            labelled = -1
+        if labelled:
+            _check_labels(lane, depth, flags)
         if self._salted:
-            salt = next(self._salts, None) or self._new_salts()
-            data = salt + data
-        # Taken and given back: two threads must not share one.
-        hasher = self._hashers.pop() if self._hashers else blake3()
-        hasher.reset()
-        hasher.update(CONTENT_PREFIX[self._codec] + data)
-        digest = hasher.digest()
-        self._hashers.append(hasher)
+            data = (next(self._salts, None) or self._new_salts()) + data
         packed = b""
         if extensions or marks:
             packed = encode_extensions(extensions or {})
             if marks:
                 packed = encode_extensions({**(extensions or {}), **marks}, reserved_allowed=True)
+        scope = coordinate.scope_bytes
+        # Taken and given back: two threads must not share one.
+        hasher = self._hashers.pop() if self._hashers else blake3()
+        hasher.reset()
+        hasher.update(self._content_prefix + data)
+        content = ROW_CONTENT.pack(
+            lane, depth, len(packed), raw_kind, version, flags, len(entity), len(scope),
+            ROW_VERSION, self._codec, len(data), 0, hasher.digest(),
+        )  # fmt: skip
+        self._hashers.append(hasher)
         return Prepared(
             coordinate,
             raw_kind,
-            version,
-            self._codec,
+            content,
             data,
-            digest,
-            packed,
-            flags,
-            lane,
-            depth,
+            entity + scope + packed,
             None if correlation is None else _reference("correlation", correlation, index),
             NO_ID if causation is None else _reference("causation", causation, index),
+            None,
+            packed,
         )
 
     def _new_salts(self) -> bytes:
@@ -821,34 +828,49 @@ class Store(_Reading):
         self._salts = salts
         return first
 
-    def _commit_one(self, event: Prepared, durable: bool) -> AppendReceipt:
-        done = self._writer.commit_one(event)
-        is_durable = self._settle((event,), (done,), durable)
-        extensions = event.extensions
-        return AppendReceipt(
-            self._journal_id, done, event.coordinate, event.kind, event.content_hash,
-            decode_extensions(extensions) if extensions else _NO_EXTENSIONS, is_durable,
-        )  # fmt: skip
-
     def _commit(self, events: Sequence[Prepared], durable: bool) -> tuple[AppendReceipt, ...]:
+        if durable or self._waits:
+            return self._commit_durably(events)
         committed = self._writer.commit(events)
-        return self._receipts(events, committed, self._settle(events, committed, durable))
+        return self._receipts(events, committed, self._after_write(events, committed))
 
-    def _settle(
-        self, events: Sequence[Prepared], committed: Sequence[Committed], durable: bool
-    ) -> bool:
-        """After the write: sidecars, and waiting as mode or call ask; whether it is durable."""
+    def _after_write(self, events: Sequence[Prepared], committed: Sequence[Committed]) -> bool:
+        """Sidecars of what was sealed; in EVERY, sync if it is time. Whether all is durable."""
         if self._sealed:
             self._write_sidecars()
+        if not self._flushes:
+            return False
         try:
-            return self._writer.settle(committed[-1][0] + 1, durable=durable)
+            return self._writer.flush_in_time(committed[-1][0] + 1)
         except BatpakError as error:
-            raise Indeterminate(
-                f"written, but not known to be durable: {error.what}",
-                receipts=self._receipts(events, committed, is_durable=False),
-                cause=error,
-                advice="open the journal anew and look for the event before writing it again",
-            ) from error
+            raise self._indeterminate(events, committed, error) from error
+
+    def _commit_durably(self, events: Sequence[Prepared]) -> tuple[AppendReceipt, ...]:
+        request = self._writer.commit_durably(events)
+        if request.error is not None:
+            self._raise(request)
+        if self._sealed:
+            self._write_sidecars()
+        return self._receipts(events, request.committed, is_durable=True)
+
+    def _raise(self, request: Request) -> NoReturn:
+        """What a commit came to that was refused, or is not known to be durable."""
+        error = request.error
+        assert error is not None, "asked only then"
+        if not request.is_written:
+            raise error
+        raise self._indeterminate(request.events, request.committed, error) from error
+
+    def _indeterminate(
+        self, events: Sequence[Prepared], committed: Sequence[Committed], error: Exception
+    ) -> Indeterminate:
+        what = error.what if isinstance(error, BatpakError) else repr(error)
+        return Indeterminate(
+            f"written, but not known to be durable: {what}",
+            receipts=self._receipts(events, committed, is_durable=False),
+            cause=error,
+            advice="open the journal anew and look for the event before writing it again",
+        )
 
     def _receipts(
         self, events: Sequence[Prepared], committed: Sequence[Committed], is_durable: bool
@@ -857,9 +879,8 @@ class Store(_Reading):
         return tuple(
             [
                 AppendReceipt(
-                    journal_id, done, event.coordinate, event.kind, event.content_hash,
-                    decode_extensions(event.extensions) if event.extensions else _NO_EXTENSIONS,
-                    is_durable,
+                    journal_id, done, event.coordinate, event.kind, event.content,
+                    event.extensions, is_durable,
                 )
                 for event, done in zip(events, committed, strict=True)
             ]
@@ -884,7 +905,10 @@ class Store(_Reading):
                         )
                     except Unavailable as error:
                         # The part in memory serves as well; whose append this is was written.
-                        logger.warning("a new sidecar is not used: %s", str(error))
+                        logger.warning(
+                            "a new sidecar is not used: %s", str(error),
+                            extra={"code": "sidecar-not-used", "error": str(error)},
+                        )  # fmt: skip
                 self._sealed.pop(0)
                 save_keys(self._files, self._layout, self._opened.identity, opened.index)
         finally:
@@ -945,10 +969,21 @@ class Store(_Reading):
         # Nobody consumes yet, so nobody lags behind what is visible.
         return Frontier(written, written, bound, visible, visible)
 
+    def pressure(self) -> Pressure:
+        """How much is waiting to be written or synced now."""
+        return Pressure(waiting=self._writer.waiting)
+
     def _bound(self) -> int:
         writer = self._writer
         writer.check_readable()
         return writer.visible
+
+    def diagnostics(self) -> Diagnostics:
+        from batpak.engine.diagnostics import writer_diagnostics
+
+        return writer_diagnostics(
+            self._files, self._opened, self._config, self._bound(), self._first_of_epoch
+        )
 
     def _log_bytes(self, bases: Sequence[int]) -> int:
         log = self._writer.log
@@ -1033,6 +1068,11 @@ def _dropped(writer: Writer, path: str) -> None:
     # First the lock: where warnings are errors, nothing after the warning runs.
     writer.abandon()
     writer.release()
+    # ResourceWarning is off by default; a log is where a program in production would look.
+    logger.warning(
+        "the store at %r was dropped without close(); its lock is freed now", path,
+        extra={"code": "dropped", "journal": path},
+    )  # fmt: skip
     warnings.warn(
         f"the store at {path!r} was dropped without close(); its lock is freed now",
         ResourceWarning,
@@ -1048,7 +1088,7 @@ def _check_kinds(config: StoreConfig) -> None:
     except KindCollision as error:
         if config.on_kind_collision == "refuse":
             raise
-        logger.warning("%s", str(error))
+        logger.warning("%s", str(error), extra={"code": "kind-collision", "error": str(error)})
 
 
 def _low(after: int | None) -> int:
@@ -1084,6 +1124,12 @@ def _encode_under(
     binding = None if kind is None or isinstance(kind, EventKind) else payloads.lookup_type(kind)
     if binding is not None:
         kind, version = binding.kind, binding.version
+    if kind is None and not is_raw:
+        raise UnregisteredPayload(
+            f"{type(payload).__qualname__} is not a registered payload class",
+            field="payload",
+            advice="decorate the class with @payload, or pass kind=EventKind(…)",
+        )
     if not isinstance(kind, EventKind):
         raise InvalidInput("kind= takes an EventKind or a payload class", field="kind", value=kind)
     if kind.is_reserved:
@@ -1143,11 +1189,12 @@ def _source_bytes(source: str) -> bytes:
         ) from error
 
 
-def _bad_label(lane: int, depth: int, flags: int) -> InvalidInput:
+def _check_labels(lane: int, depth: int, flags: int) -> None:
     for name, value in (("lane", lane), ("depth", depth)):
         if not isinstance(value, int) or not 0 <= value <= _U32_MAX:
-            return InvalidInput(f"{name} is from 0 to 2^32 - 1", field=name, value=value)
-    return InvalidInput("flags has only the bits 0 to 7", field="flags", value=flags)
+            raise InvalidInput(f"{name} is from 0 to 2^32 - 1", field=name, value=value)
+    if not isinstance(flags, int) or flags & ~_CALLER_FLAGS:
+        raise InvalidInput("flags has only the bits 0 to 7", field="flags", value=flags)
 
 
 def _finding_of(error: JournalCorrupt | PayloadDamaged) -> Finding:

@@ -150,6 +150,7 @@ for _name, _command in (
     ("verify", checking.verify),
     ("export", reading.export),
     ("repair", checking.repair),
+    ("doctor", checking.doctor),
 ):
     app.command(_name)(_command)
 app.add_typer(_imports)

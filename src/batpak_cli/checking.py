@@ -1,8 +1,12 @@
-"""Commands that judge a journal: verify, repair. Neither changes a byte of it."""
+"""Commands that judge: verify and repair a journal, doctor its surroundings too.
+
+None of them changes a byte of it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,7 +14,10 @@ import batpak
 from batpak_cli import shapes, terminal
 from batpak_cli.arguments import Journal, JsonOption
 
-__all__ = ["repair", "verify"]
+if TYPE_CHECKING:
+    from batpak.engine.doctor import Examination
+
+__all__ = ["doctor", "repair", "verify"]
 
 Level = Literal["chain", "full"]
 
@@ -109,3 +116,78 @@ def repair(
             print(terminal.safe(f"  - {choice}"))
     if found.state != "healthy":
         raise typer.Exit(1 if found.state == "torn" else 3)
+
+
+def doctor(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A journal, or where one is to be.")
+    ] = ".",
+    json: JsonOption = False,
+) -> None:
+    """Say what this machine and a directory offer a journal, and what is risky.
+
+    Looks at the file system, its locks and syncs, the room, the clock; in a journal also
+    at who writes to it, its witnesses, index files and quarantine. Reads and probes, and
+    writes nothing; what can't be known that way is unknown. PATH may be missing: then the
+    directory above it counts.
+
+    Exit 0: nothing is risky. 1: something is. 3: the journal there is damaged.
+
+    In Python: Store.diagnostics. With --json: the shape "doctor".
+
+    \b
+    Example:
+      batpak doctor journal
+    """
+    from batpak.engine.doctor import examine
+    from batpak.files import REAL
+    from batpak.journal.layout import Layout
+
+    found = examine(REAL, Layout(path))
+    if json:
+        terminal.emit(shapes.examined(found))
+    else:
+        terminal.pairs(_examined(found))
+        for risk in found.risks:
+            print(terminal.safe(f"{risk.severity}: {risk.code}: {risk.what}; {risk.advice}"))
+        number = len(found.risks)
+        print(f"{found.verdict}: {terminal.counted(number, 'risk') if number else 'no risk seen'}")
+    if found.verdict != "good":
+        raise typer.Exit(3 if found.verdict == "damaged" else 1)
+
+
+def _examined(found: Examination) -> Iterator[tuple[str, object]]:
+    """The rows of doctor's table."""
+    host, place, clock, lock = found.host, found.place, found.clock, found.lock
+    yield "machine", f"{host.system} {host.release}, {host.machine}, {host.python}"
+    yield "packages", ", ".join(f"{name} {version}" for name, version in host.packages.items())
+    missing = "" if place.status == "directory" else f", looked at for {place.path}"
+    yield "directory", f"{place.directory}{missing}"
+    yield "file system", place.filesystem or "unknown"
+    if place.space is not None:
+        free, total = place.space.free >> 20, place.space.total >> 20
+        yield "room", f"{free:,} MiB free of {total:,} MiB"
+    yield "making files", place.writing
+    yield "directory sync", place.directory_sync
+    yield "file lock", place.file_lock
+    yield "reserving space", place.reserving
+    yield "mapping files", place.mapping
+    yield "hard links", place.hard_links
+    yield "reflinks", place.reflinks
+    yield "clock resolution", f"{clock.wall_resolution} s, monotonic {clock.monotonic_resolution} s"
+    for name, value in found.would_get.items():
+        yield name.replace("_", " "), value
+    journal = found.journal
+    if journal is None:
+        yield "journal", "none that can be read" if found.problem else "none yet"
+        return
+    yield "journal", f"{journal.origin}, {journal.journal_id}"
+    writer = {"held": f"process {lock.pid}", "free": "nobody"}.get(lock.state, "unknown")
+    if lock.state != "held" and lock.named is not None:
+        writer += f"; the last one was process {lock.named}"
+    yield "writer", writer
+    yield "events", journal.events
+    yield "known to be durable", journal.durable
+    yield "segments", journal.segments
+    yield "without an index file", journal.without_sidecar
+    yield "in quarantine", journal.quarantined

@@ -15,6 +15,7 @@ from batpak.errors import BatpakError
 
 if TYPE_CHECKING:
     from batpak import Event, Finding, Stats, VerifyReport
+    from batpak.engine.doctor import Examination
     from batpak.engine.repair import Diagnosis
     from batpak_cli.importers.report import ImportReport
 
@@ -26,6 +27,7 @@ __all__ = [
     "diagnosis",
     "error",
     "event",
+    "examined",
     "finding",
     "imported",
     "line",
@@ -136,6 +138,21 @@ SHAPES = {
         "bytes_behind": "bytes from there on that are not zero",
         "explanation": "the same, for people",
         "choices": "what can be done",
+    },
+    "doctor": {
+        "path": "what was asked about",
+        "verdict": "`good`, `risky` or `damaged`",
+        "host": "the machine: `system`, `release`, `machine`, `python`, `packages`",
+        "place": "the directory and its file system, each capability with `state` (`seen`, "
+        "`refused`, `unknown`) and `how`: the fields of `diagnostics().place`",
+        "clock": "the fields of `diagnostics().clock`",
+        "lock": "`state` (`held`, `free`, `unknown`), `pid` of the holder, `named`: last writer",
+        "journal": "`journal_id`, `origin`, `events`, `durable`, `segments`, `without_sidecar`, "
+        "`hint_durable`, `bytes_behind`, `quarantined`, `quarantined_bytes`, `findings`; or null",
+        "problem": "why no journal can be read: `code`, `what`, `advice`, `is_damage`; or null",
+        "would_get": "what a journal there gets with the options' defaults, in words",
+        "risks": "a list, the worst first: `code`, `severity` (`refused`, `damaged`, `unsafe`, "
+        "`notice`), `what`, `advice`",
     },
     "repair": {
         "destination": "the repaired copy",
@@ -286,6 +303,13 @@ def diagnosis(found: Diagnosis) -> dict[str, Any]:
     """The shape "diagnosis"."""
     plain = {name: _fact(getattr(found, name)) for name in SHAPES["diagnosis"]}
     return plain | {"choices": list(found.choices)}
+
+
+def examined(found: Examination) -> dict[str, Any]:
+    """The shape "doctor"."""
+    from batpak.engine.report import plain
+
+    return plain(found)
 
 
 def error(failure: BatpakError) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from batpak import Coordinate, Store
-from batpak.event import CODEC_PLAIN, content_hash
+from batpak.event import CODEC_PLAIN
 from batpak.journal.writer import Prepared
 
 COORDINATE = Coordinate("keyed:one", "scope")
@@ -16,8 +16,7 @@ COORDINATE = Coordinate("keyed:one", "scope")
 
 def prepared(key: bytes | None, payload: bytes = b"\x01") -> Prepared:
     """A raw event whose id is `key`, or one of our own making."""
-    digest = content_hash(CODEC_PLAIN, payload)
-    return Prepared(COORDINATE, 0x1007, 0, CODEC_PLAIN, payload, digest, key=key)
+    return Prepared.of(COORDINATE, 0x1007, 0, CODEC_PLAIN, payload, key=key)
 
 
 def append_keyed(store: Store, keys: Iterable[bytes | None]) -> list[int]:

@@ -37,8 +37,9 @@ def note(store: Store, number: int = 0) -> None:
 def test_a_reader_has_no_way_to_write() -> None:
     public = {name for name in dir(ReadOnlyStore) if not name.startswith("_")}
     assert public == {
-        "ancestors", "at", "close", "count", "entity", "get", "import_position", "journal_id",
-        "latest", "open_report", "origin", "page", "path", "query", "refresh", "stats", "verify",
+        "ancestors", "at", "close", "count", "diagnostics", "entity", "get", "import_position",
+        "journal_id", "latest", "open_report", "origin", "page", "path", "query", "refresh",
+        "stats", "verify",
     }  # fmt: skip
 
 

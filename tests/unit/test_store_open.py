@@ -580,6 +580,8 @@ BAD_OPTIONS: list[tuple[str, list[Any]]] = [
     ("codec", ["zip", None, 1]),
     ("origin", ["", "x" * 256, "ü" * 128, "a b", "a+b", "a\n", "a\tb", 5, b"x"]),
     ("verify", ["never", None, True]),
+    ("submit_capacity", [0, (1 << 20) + 1, 1.0, True]),
+    ("submit_threshold", [0, -0.1, 1.001, float("inf"), "1", None, True]),
     ("max_open_files", [3, 65_537, None]),
     ("sync_warning", [0, -1.0, "1", None, True]),
     ("on_kind_collision", ["raise", None]),
@@ -595,6 +597,8 @@ GOOD_OPTIONS: list[tuple[str, list[Any]]] = [
     ("codec", ["salted", "plain"]),
     ("origin", [None, "x" * 255, "ü" * 127, "example.org/journal"]),
     ("verify", ["always", "content"]),
+    ("submit_capacity", [1, 1 << 20]),
+    ("submit_threshold", [0.001, 1]),
     ("max_open_files", [4, 65_536]),
     ("sync_warning", [0.001, 5]),
     ("on_kind_collision", ["refuse", "warn", "ignore"]),
@@ -660,6 +664,15 @@ def test_unknown_options_and_modes_are_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_that_was_decided_against_says_what_to_use_instead(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Store.open(tmp_path / "journal", platform_profile="linux.profile")
+    assert caught.value.field == "platform_profile"
+    assert "diagnostics()" in caught.value.advice
+    assert "batpak doctor" in caught.value.advice
+    assert "platform_profile" not in {each.name for each in fields(StoreConfig)}
+
+
 def test_a_whole_config_opens_like_its_options(tmp_path: Path) -> None:
     config = StoreConfig(codec="plain", segment_max_bytes=4096)
     for path in (tmp_path / "a", str(tmp_path / "b")):
@@ -720,14 +733,3 @@ def test_colliding_kinds_are_met_as_the_option_says(
                 assert [e.value for e in store.query(Region(kind=EventKind(1, 1)))] == [
                     {"x": 1}, {"x": 2},
                 ]  # fmt: skip
-
-
-def test_a_slow_sync_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING), Store.open(tmp_path / "a", sync_warning=3600) as store:
-        store.append(ALICE, 1, kind=NOTE)
-        assert not caplog.records
-    with caplog.at_level(logging.WARNING), Store.open(tmp_path / "b", sync_warning=1e-9) as store:
-        caplog.clear()
-        store.append(ALICE, 1, kind=NOTE)
-        assert [record.name for record in caplog.records] == ["batpak.journal"]
-        assert FIRST in caplog.text

@@ -12,7 +12,7 @@ import time
 
 from batpak.config import StoreConfig
 from batpak.engine.keeping import load_keys
-from batpak.engine.opening import check_place
+from batpak.engine.opening import check_place, tell_opened
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport
 from batpak.engine.survey import (
@@ -43,7 +43,7 @@ from batpak.journal.record import (
     read_record,
     salt_crc,
 )
-from batpak.journal.recovery import first_chain, last_nonzero
+from batpak.journal.recovery import first_chain, last_nonzero, walk
 from batpak.journal.writer import Head, apply_record
 
 __all__ = ["Follower"]
@@ -77,6 +77,7 @@ class Follower:
         except BaseException:
             self._pool.close()
             raise
+        tell_opened(layout, "r", self.report, self.bound)
 
     def _no_journal(self) -> NotAJournal | Damaged:
         if os.path.isdir(self._layout.segments) and self._files.listdir(self._layout.segments):
@@ -162,6 +163,11 @@ class Follower:
         return part is not None
 
     @property
+    def durable(self) -> int:
+        """The greatest durable bound that some witness names; 0 when there is none."""
+        return self._durable
+
+    @property
     def promised(self) -> int:
         """The greatest durable bound that anything in the directory knows of."""
         last = -1 if self._damage is None or self._damage.last is None else self._damage.last
@@ -171,6 +177,32 @@ class Follower:
     def log_end(self) -> int:
         """Offset after the last record accepted from the newest segment; 0 before any."""
         return self._chain.offset
+
+    def beyond(self) -> tuple[int, int]:
+        """What a reader can't show: the greatest durable bound that records behind its position
+        name, and the bytes behind all that is durable by then, trailing zeros left out.
+
+        Moves nothing. Raises Unavailable.
+        """
+        with self._lock:
+            durable, end = self._durable, self._chain.offset
+            if not self._index.slots:
+                return durable, 0
+            reader = self._pool.get(self._growing_header.base_sequence)
+
+            def learn(record: Record) -> None:
+                nonlocal durable
+                durable = max(durable, record.header.durable)
+
+            def pass_by(record: Record) -> None:
+                nonlocal end
+                if record.next_sequence <= durable:
+                    end = record.end
+
+            # Twice: a later record may prove an earlier one.
+            for apply in (learn, pass_by):
+                walk(reader.read, reader.size(), self._chain, self._state, apply)
+            return durable, last_nonzero(reader.read, reader.size(), end) - end
 
     def refresh(self) -> int:
         """Pick up what became visible. Raises JournalRewound, JournalCorrupt, Damaged."""

@@ -33,24 +33,36 @@ _STEP: Final = 1 << 24
 def load_keys(files: Files, layout: Layout, identity: Identity, index: Index) -> Keys | None:
     """The table that was kept; None unless it agrees with what `index` holds."""
     try:
-        with closing(files, files.open(layout.keys, os.O_RDONLY)) as fd:
-            header = KeyHeader.decode(files.pread(fd, KEY_HEADER_SIZE, 0))
-            size = files.fstat(fd).st_size
-            if header is None or not _agrees(header, size, identity, index):
-                logger.info("%s does not fit the journal; its table is made anew", layout.keys)
-                return None
-            data = _read_slots(files, fd, size - KEY_HEADER_SIZE)
+        keys = _read_keys(files, layout, identity, index)
+        reason = "it is damaged, or does not fit the journal"
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.info("%s is not used: %s", layout.keys, str(error))
+        keys, reason = None, str(error)
+    if keys is None:
+        logger.info(
+            "%s is not used, its table is made anew: %s",
+            layout.keys,
+            reason,
+            extra={"code": "key-table-not-used", "file": layout.keys, "reason": reason},
+        )
         return None
+    index.keys_saved = keys.table.count
+    return keys
+
+
+def _read_keys(files: Files, layout: Layout, identity: Identity, index: Index) -> Keys | None:
+    """The table in the file; None unless all of it is right. Raises OSError."""
+    with closing(files, files.open(layout.keys, os.O_RDONLY)) as fd:
+        header = KeyHeader.decode(files.pread(fd, KEY_HEADER_SIZE, 0))
+        size = files.fstat(fd).st_size
+        if header is None or not _agrees(header, size, identity, index):
+            return None
+        data = _read_slots(files, fd, size - KEY_HEADER_SIZE)
     # The last slot ends every search.
     if blake3(data).digest()[:16] != header.digest or any(data[-8:]):
-        logger.info("%s is damaged; its table is made anew", layout.keys)
         return None
     table = KeyTable(header.capacity, header.multiplier, data=data, count=header.count)
-    index.keys_saved = header.count
     return Keys(table, header.bound)
 
 
@@ -112,7 +124,15 @@ def save_keys(
             _make_index(files, layout)
             replace_file(files, layout.keys, header.encode(), table.data)
         except OSError as error:
-            logger.warning("the key table is not written: %s", str(error))
+            logger.warning(
+                "the key table is not written: %s",
+                str(error),
+                extra={
+                    "code": "key-table-not-written",
+                    "file": layout.keys,
+                    "error": str(error),
+                },
+            )
             return
         index.keys_saved = table.count
 

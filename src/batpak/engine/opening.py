@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
 from batpak.config import StoreConfig
@@ -62,6 +62,7 @@ from batpak.journal.quarantine import quarantine
 from batpak.journal.reading import SegmentPool
 from batpak.journal.record import Chain, Record, salt_crc
 from batpak.journal.recovery import Tail, Witness, first_chain, judge_tail
+from batpak.journal.tally import Written
 from batpak.journal.writer import (
     Head,
     Log,
@@ -71,7 +72,7 @@ from batpak.journal.writer import (
     create_segment,
 )
 
-__all__ = ["Opened", "check_place", "open_for_writing"]
+__all__ = ["Opened", "check_place", "check_strangers", "open_for_writing", "tell_opened"]
 
 logger = logging.getLogger("batpak.open")
 
@@ -89,6 +90,7 @@ class Opened:
     reader: LogReader
     writer: Writer
     report: OpenReport
+    written: Written
     sealed: list[tuple[Log, SegmentHeader]] = field(default_factory=list[tuple[Log, SegmentHeader]])
     """Segments that were rotated away and have no sidecar yet."""
 
@@ -96,6 +98,7 @@ class Opened:
         """The part for a new segment; after an interruption it may exist already."""
         base = header.base_sequence
         if self.index.slots[-1].segment_base != base:
+            self.written = self.written.rotated(base, sealed.records, sealed.end - HEADER_SIZE)
             self.pool.set_growing(base, may_map=True)
             self.index.append(base, GrowingPart(base))
             self.sealed.append((sealed, sealed.segment.header))
@@ -146,7 +149,7 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
     check_place(layout, config)
     with phases("lock"):
         created_parents = _make_root(files, layout)
-        _check_strangers(files, layout)
+        check_strangers(files, layout)
         lock_fd = _take_lock(files, layout)
     opened_fds = [lock_fd]
     pools: list[SegmentPool] = []
@@ -328,7 +331,8 @@ def _open_locked(
             tuple((w.name, w.durable) for w in (*found.witnesses, tail.durable)),
             phases.seconds,
         )
-        opened = Opened(identity, layout, index, pool, reader, writer, report)
+        written = Written(newest.base, -records, -end.offset)
+        opened = Opened(identity, layout, index, pool, reader, writer, report, written)
         event = open_event(
             epoch=epoch, resumed_at=end.sequence, cut_bytes=0 if cut is None else cut.bytes
         )
@@ -345,11 +349,36 @@ def _open_locked(
         except BaseException:
             writer.release()
             raise
-    logger.info(
-        "opened %s: epoch %d, %d segments, %d events", layout.root, epoch, len(found.segments),
-        end.sequence,
-    )  # fmt: skip
+    _report_clock(opened, last_hlc >> 16)
+    tell_opened(layout, "rw", opened.report, end.sequence)
     return opened
+
+
+def _report_clock(opened: Opened, last_ms: int) -> None:
+    """Say so when the clock is behind the journal; that stops nobody: the HLC never goes back."""
+    behind = last_ms - opened.writer.timestamp_us // 1000
+    if behind > 0:
+        opened.report = replace(opened.report, clock_behind_ms=behind)
+        root = opened.layout.root
+        logger.warning(
+            "the clock is %d ms behind the last event of %r", behind, root,
+            extra={"code": "clock-behind", "journal": root, "behind_ms": behind},
+        )  # fmt: skip
+
+
+def tell_opened(layout: Layout, mode: str, report: OpenReport, events: int) -> None:
+    """The log record of an open; whoever wants the report at once takes it from there.
+
+    `events` is the sequence that the open found to be the next.
+    """
+    root = layout.root
+    logger.info(
+        "opened %r: epoch %d, %d segments, %d events", root, report.epoch, report.segments, events,
+        extra={
+            "code": "opened", "journal": root, "mode": mode, "epoch": report.epoch,
+            "segments": report.segments, "events": events, "report": report,
+        },
+    )  # fmt: skip
 
 
 def lock_fd_of(fds: list[int]) -> int:
@@ -379,7 +408,7 @@ def _make_root(files: Files, layout: Layout) -> list[str]:
     return parents
 
 
-def _check_strangers(files: Files, layout: Layout) -> None:
+def check_strangers(files: Files, layout: Layout) -> None:
     """Raises NotAJournal when the directory holds something else."""
     try:
         names = files.listdir(layout.root)
@@ -479,7 +508,12 @@ def _clear_index(files: Files, layout: Layout) -> None:
                 if name.endswith(TEMPORARY_SUFFIX):
                     files.unlink(os.path.join(layout.index, name))
     except OSError as error:
-        logger.warning("unfinished files in %s stay: %s", layout.index, str(error))
+        logger.warning(
+            "unfinished files in %s stay: %s",
+            layout.index,
+            str(error),
+            extra={"code": "index-not-cleared", "file": layout.index, "error": str(error)},
+        )
 
 
 def _create_identity(files: Files, layout: Layout, config: StoreConfig) -> Identity:
@@ -597,7 +631,13 @@ def _cut_tail(files: Files, layout: Layout, newest: Found, tail: Tail, fd: int) 
         ) from error  # one sentence
     if not length:
         return None
-    logger.warning("cut %d bytes from %s at %d: %s", length, newest.path, end, tail.problem.reason)
+    logger.warning(
+        "cut %d bytes from %r at %d: %s", length, newest.path, end, tail.problem.reason,
+        extra={
+            "code": "tail-cut", "file": newest.path, "offset": end, "bytes": length,
+            "reason": tail.problem.reason, "quarantine": path,
+        },
+    )  # fmt: skip
     return Cut(length, tail.end.sequence, newest.path, end, tail.problem.reason, path)
 
 

@@ -7,7 +7,7 @@ index and segments, not who may see what.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -149,32 +149,41 @@ class LogReader:
         # Bound once: the loop below runs for each event of a journal.
         reset, update, digest = hasher.reset, hasher.update, hasher.digest
         needed, make, prefixes = _needed, Event, CONTENT_PREFIX
+        for slot, sequences, offsets in self._runs(query, low, high):
+            reader = self.pool.get(slot.segment_base)
+            view = reader.view(self._end_of_last(reader, offsets))
+            for sequence, row_at, metadata_at, envelope_at in zip(sequences, *offsets, strict=True):
+                row = view[row_at : row_at + 176]
+                if len(row) < 176:
+                    raise self._lost_row(slot, sequence, row_at)
+                found, ext, entity, scope, _, codec, size, content = needed(row)
+                if found != sequence:
+                    raise self._lost_row(slot, sequence, row_at)
+                metadata = view[metadata_at : metadata_at + entity + scope + ext]
+                if not envelope_at:
+                    yield make(row, metadata, None, _absence(reader, found, row_at))
+                    continue
+                envelope = view[envelope_at : envelope_at + size]
+                reset()
+                update(prefixes[codec] + envelope)
+                if digest() != content:
+                    raise self._damaged_payload(slot, found, envelope_at)
+                yield make(row, metadata, envelope)
+
+    def _runs(
+        self, query: Query, low: int, high: int
+    ) -> Iterator[tuple[Slot, Iterable[int], tuple[list[int], list[int], list[int]]]]:
+        """Matching rows in pieces: their slot, sequences and offsets."""
+        if query.is_all:
+            for slot, first, offsets in self.index.runs(low, high, _CHUNK):
+                yield slot, range(first, first + len(offsets[0])), offsets
+            return
         for slot, rows in self.index.select(query, low, high):
             first = slot.first
-            reader = self.pool.get(slot.segment_base)
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
-                offsets = slot.part.offsets(chunk)
-                view = reader.view(self._end_of_last(reader, offsets))
-                for number, row_at, metadata_at, envelope_at in zip(
-                    chunk.tolist(), *offsets, strict=True
-                ):
-                    row = view[row_at : row_at + 176]
-                    if len(row) < 176:
-                        raise self._lost_row(slot, first + number, row_at)
-                    found, ext, entity, scope, _, codec, size, content = needed(row)
-                    if found != first + number:
-                        raise self._lost_row(slot, first + number, row_at)
-                    metadata = view[metadata_at : metadata_at + entity + scope + ext]
-                    if not envelope_at:
-                        yield make(row, metadata, None, _absence(reader, found, row_at))
-                        continue
-                    envelope = view[envelope_at : envelope_at + size]
-                    reset()
-                    update(prefixes[codec] + envelope)
-                    if digest() != content:
-                        raise self._damaged_payload(slot, found, envelope_at)
-                    yield make(row, metadata, envelope)
+                sequences = [first + row for row in chunk.tolist()]
+                yield slot, sequences, slot.part.offsets(chunk)
 
     @staticmethod
     def _end_of_last(reader: SegmentReader, offsets: tuple[list[int], list[int], list[int]]) -> int:
@@ -188,18 +197,15 @@ class LogReader:
 
     def scan_summaries(self, query: Query, low: int, high: int) -> Iterator[EventSummary]:
         """As `scan`, without reading payloads. Raises JournalCorrupt."""
-        for slot, rows in self.index.select(query, low, high):
+        for slot, sequences, offsets in self._runs(query, low, high):
             reader = self.pool.get(slot.segment_base)
-            for start in range(0, len(rows), _CHUNK):
-                chunk = rows[start : start + _CHUNK]
-                offsets = slot.part.offsets(chunk)
-                view = reader.view(self._end_of_last(reader, offsets))
-                for number, row_at, metadata_at in zip(chunk.tolist(), *offsets[:2], strict=True):
-                    row = view[row_at : row_at + 176]
-                    if len(row) < 176 or _sequence(row) != slot.first + number:
-                        raise self._lost_row(slot, slot.first + number, row_at)
-                    _, ext, entity, scope, *_ = _needed(row)
-                    yield EventSummary(row, view[metadata_at : metadata_at + entity + scope + ext])
+            view = reader.view(self._end_of_last(reader, offsets))
+            for sequence, row_at, metadata_at in zip(sequences, *offsets[:2], strict=True):
+                row = view[row_at : row_at + 176]
+                if len(row) < 176 or _sequence(row) != sequence:
+                    raise self._lost_row(slot, sequence, row_at)
+                _, ext, entity, scope, *_ = _needed(row)
+                yield EventSummary(row, view[metadata_at : metadata_at + entity + scope + ext])
 
     def count(self, query: Query, low: int, high: int) -> int:
         """How many events match in [low, high), from the index alone."""

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any, cast
 
-__all__ = ["Cut", "Finding", "OpenReport", "VerifyReport"]
+__all__ = ["Cut", "Finding", "OpenReport", "VerifyReport", "plain"]
+
+
+def plain(value: Any) -> Any:
+    """A report as maps, lists, texts and numbers: what JSON has a form for.
+
+    Bytes become hex, enums their value, and whatever is unknown here its text.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        # JSON has no form for infinity.
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[Any, Any]", value)
+        return {str(key): plain(item) for key, item in entries.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in cast("tuple[Any, ...]", value)]
+    return str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +82,12 @@ class OpenReport:
     """Who knew of a durable bound, and which."""
     seconds: dict[str, float]
     findings: tuple[Finding, ...] = ()
+    clock_behind_ms: int = 0
+    """How far the clock was behind the journal's last event; its HLC goes on from there."""
+
+    def to_json(self) -> str:
+        """The report as one line of JSON."""
+        return json.dumps(plain(self))
 
 
 @dataclass(slots=True)

@@ -78,7 +78,11 @@ def write_sidecar(
     try:
         replace_file(files, layout.sidecar(base), data)
     except OSError as error:
-        logger.warning("sidecar of segment %d not written: %s", base, str(error))
+        path = layout.sidecar(base)
+        logger.warning(
+            "sidecar of segment %d not written: %s", base, str(error),
+            extra={"code": "sidecar-not-written", "file": path, "error": str(error)},
+        )  # fmt: skip
         return None
     return decode_sidecar_header(data)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from batpak import canonical, kinds
 from batpak.coordinate import Coordinate
-from batpak.event import CODEC_PLAIN, content_hash
+from batpak.event import CODEC_PLAIN
 from batpak.journal.writer import Prepared
 from batpak.kinds import EventKind
 
@@ -23,9 +23,7 @@ _VERSION = 1
 
 def _system_event(kind: EventKind, payload: dict[str, Any]) -> Prepared:
     data = canonical.encode(payload)
-    return Prepared(
-        LIFECYCLE, kind.raw, _VERSION, CODEC_PLAIN, data, content_hash(CODEC_PLAIN, data)
-    )
+    return Prepared.of(LIFECYCLE, kind.raw, _VERSION, CODEC_PLAIN, data)
 
 
 def open_event(*, epoch: int, resumed_at: int, cut_bytes: int) -> Prepared:

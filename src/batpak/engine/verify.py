@@ -32,6 +32,7 @@ from batpak.event import (
     ROW,
     ROW_SIZE,
     SALT_SIZE,
+    is_foreign,
 )
 from batpak.files import Files
 from batpak.index.parts import Index
@@ -55,7 +56,6 @@ from batpak.journal.record import (
     salt_crc,
 )
 from batpak.journal.recovery import first_chain, last_nonzero
-from batpak.journal.writer import is_foreign
 from batpak.receipt import MAX_EXTENSIONS_BYTES
 
 __all__ = ["verify_journal"]

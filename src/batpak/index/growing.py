@@ -11,9 +11,11 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from batpak.event import ROW_SIZE, is_foreign
 from batpak.index.keytable import ENTRY
 from batpak.index.query import Query, name_ranges
 
@@ -22,15 +24,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from batpak.index.columns import Columns, Tally
+    from batpak.journal.writer import Committed, Prepared
 
     Rows = npt.NDArray[np.uint32]
     """Row numbers within a part, ascending."""
 
 __all__ = ["GrowingPart", "Rows"]
 
-_CHUNK: Final = 4096
+_CHUNK_BITS: Final = 12
+_CHUNK: Final = 1 << _CHUNK_BITS
+_CHUNK_MASK: Final = _CHUNK - 1
 _ENTRY: Final = struct.Struct("<32sIIIIIIHH")
 _SIZE: Final = _ENTRY.size
+_pack_entry: Final = _ENTRY.pack_into
 _OFFSETS: Final = struct.Struct("<32sIII")
 
 
@@ -85,38 +91,83 @@ class GrowingPart:
         foreign_id: bytes | None,
     ) -> None:
         """Put one event at its place. `foreign_id`: its id, where the HLC does not give it."""
-        i = sequence - self.first
-        if i >= self._room:
-            self._chunks.append(bytearray(_CHUNK * _SIZE))
-            self._room += _CHUNK
-        entity_number = self._entities.get(entity)
-        if entity_number is None:
-            entity_number = self._entities[entity] = len(self._entities)
-        if entity_number == len(self._last):
-            self._last.append(i)
+        hlcs = self._hlcs
+        i = len(hlcs)
+        if i != sequence - self.first:
+            i = self._again(sequence, hlc)
+        elif i == self._room:
+            self._make_room()
+        number = self._entities.get(entity)
+        if number is None:
+            number = self._new_entity(entity, i)
         scope_number = self._scopes.get(scope)
         if scope_number is None:
             scope_number = self._scopes[scope] = len(self._scopes)
-        _ENTRY.pack_into(
-            self._chunks[i // _CHUNK],
-            i % _CHUNK * _SIZE,
-            event_hash,
-            row_offset,
-            metadata_offset,
-            envelope_offset,
-            entity_number,
-            scope_number,
-            clock,
-            kind,
-            0,
-        )
-        self._last[entity_number] = i
+        _pack_entry(
+            self._chunks[i >> _CHUNK_BITS], (i & _CHUNK_MASK) * _SIZE, event_hash, row_offset,
+            metadata_offset, envelope_offset, number, scope_number, clock, kind, 0,
+        )  # fmt: skip
+        self._last[number] = i
         if foreign_id is not None:
             self._foreign[foreign_id] = i
-        if i == len(self._hlcs):
-            self._hlcs.append(hlc)
-        else:
-            self._hlcs[i] = hlc
+        if i == len(hlcs):
+            hlcs.append(hlc)
+
+    def _again(self, sequence: int, hlc: int) -> int:
+        """The row of an event that was added before, by a write that was interrupted."""
+        i = sequence - self.first
+        assert 0 <= i < len(self._hlcs), "events are added in their order"
+        self._hlcs[i] = hlc
+        return i
+
+    def add_many(
+        self,
+        row_offset: int,
+        envelope_offset: int,
+        events: Sequence[Prepared],
+        committed: Sequence[Committed],
+    ) -> None:
+        """As `add`, for the events of one record, whose rows begin at `row_offset`."""
+        if committed[0][0] - self.first != len(self._hlcs):
+            # Once more after an interruption: a list of hybrid clocks can be cut again.
+            del self._hlcs[committed[0][0] - self.first :]
+        first, i = len(self._hlcs), len(self._hlcs)
+        entities, scopes, last, chunks = self._entities, self._scopes, self._last, self._chunks
+        metadata_offset = row_offset + ROW_SIZE * len(events)
+        pack = _pack_entry
+        for event, (_, event_id, hlc, clock, event_hash, _) in zip(events, committed, strict=True):
+            coordinate = event.coordinate
+            if i == self._room:
+                self._make_room()
+            number = entities.get(coordinate.entity_bytes)
+            if number is None:
+                number = self._new_entity(coordinate.entity_bytes, i)
+            scope = scopes.get(coordinate.scope_bytes)
+            if scope is None:
+                scope = scopes[coordinate.scope_bytes] = len(scopes)
+            pack(
+                chunks[i >> _CHUNK_BITS], (i & _CHUNK_MASK) * _SIZE, event_hash, row_offset,
+                metadata_offset, envelope_offset, number, scope, clock, event.kind, 0,
+            )  # fmt: skip
+            last[number] = i
+            if event.key is not None and is_foreign(event_id, hlc):
+                self._foreign[event_id] = i
+            i += 1
+            row_offset += ROW_SIZE
+            metadata_offset += len(event.metadata)
+            envelope_offset += len(event.envelope)
+        self._hlcs.extend(range(committed[0][2], committed[0][2] + i - first))
+
+    def _make_room(self) -> None:
+        self._chunks.append(bytearray(_CHUNK * _SIZE))
+        self._room += _CHUNK
+
+    def _new_entity(self, entity: bytes, i: int) -> int:
+        number = len(self._entities)
+        if number == len(self._last):
+            self._last.append(i)
+        self._entities[entity] = number
+        return number
 
     # --- readers -------------------------------------------------------------
 
@@ -134,6 +185,16 @@ class GrowingPart:
         columns = ("row_offset", "metadata_offset", "envelope_offset")
         a, b, c = (self._gather(name, rows).tolist() for name in columns)
         return a, b, c
+
+    def offsets_between(self, low: int, high: int) -> tuple[list[int], list[int], list[int]]:
+        """As `offsets`, of all rows in [low, high)."""
+        rows, metadata, envelopes = list[int](), list[int](), list[int]()
+        for i in range(low, high):
+            _, row, meta, envelope = self.locate(i)
+            rows.append(row)
+            metadata.append(meta)
+            envelopes.append(envelope)
+        return rows, metadata, envelopes
 
     def _table(self, chunk: int) -> npt.NDArray[np.void]:
         """The entries of a chunk, where they stand."""

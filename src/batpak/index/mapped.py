@@ -159,6 +159,15 @@ class MappedPart:
             column["envelope_offset"][rows].tolist(),
         )
 
+    def offsets_between(self, low: int, high: int) -> tuple[list[int], list[int], list[int]]:
+        """As `offsets`, of all rows in [low, high)."""
+        rows, metadata, envelopes = self._places
+        return (
+            rows[low:high].tolist(),
+            metadata[low:high].tolist(),
+            envelopes[low:high].tolist(),
+        )
+
     def select(self, query: Query, low: int, high: int) -> Rows:
         """Rows in [low, high) that match, ascending."""
         import numpy as np

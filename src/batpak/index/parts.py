@@ -231,6 +231,17 @@ class Index:
                     return slot.first + row
         return None
 
+    def runs(
+        self, low: int, high: int, most: int
+    ) -> Iterator[tuple[Slot, int, tuple[list[int], list[int], list[int]]]]:
+        """All of [low, high) in pieces of up to `most` rows: slot, first sequence, offsets."""
+        for slot in self.slots:
+            start = max(low - slot.first, 0)
+            end = min(high, slot.part.end) - slot.first
+            for at in range(start, end, most):
+                stop = min(at + most, end)
+                yield slot, slot.first + at, slot.part.offsets_between(at, stop)
+
     def select(self, query: Query, low: int, high: int) -> Iterator[Match]:
         """Matching rows with sequences in [low, high), slot by slot, ascending."""
         for slot in self.slots:

@@ -1,6 +1,6 @@
 """One commit, one record: build it, and judge what stands at an offset.
 
-`build_commit` and `read_record` are each other's inverse; recovery, readers, the
+`seal_commit` and `read_record` are each other's inverse; recovery, readers, the
 writer's own resolution of an interrupted write and `verify` all judge through
 `read_record`. Bytes and offsets only, no payload types. Format: docs/format.md,
 "Record" and "Row".
@@ -28,7 +28,6 @@ __all__ = [
     "Record",
     "RecordHeader",
     "StoredEvent",
-    "build_commit",
     "build_pad",
     "check_body",
     "decode_header",
@@ -51,12 +50,14 @@ ERASED: Final = 0
 DETACHED: Final = 0xFFFFFFFF
 MAX_NAME_BYTES: Final = 1024
 
-_PLACED = struct.Struct("<QIIIIQQIIBBH8x")
+_pack_placed = struct.Struct("<QIIIIQQIIBBH8x").pack
 """The record's offset, then bytes 8 to 59 of its header: what header_crc covers."""
-_U32 = struct.Struct("<I")
+_pack_start = struct.Struct("<4sI").pack
+_pack_u32 = struct.Struct("<I").pack
 _U64 = struct.Struct("<Q")
 _HEADER = struct.Struct("<4sIIIIIQQIIBBH8sI")
-_PADDING = tuple(bytes(n) for n in range(8))
+_PADDING = tuple(bytes(-n & 7) for n in range(8))
+"""By a length modulo 8: the zeros that fill it up."""
 _crc32 = zlib.crc32
 
 Read = Callable[[int, int], bytes]
@@ -70,7 +71,7 @@ def salt_crc(salt: bytes) -> int:
 
 def pad8(length: int) -> bytes:
     """The zeros that bring `length` to a multiple of 8."""
-    return _PADDING[-length & 7]
+    return _PADDING[length & 7]
 
 
 class RecordHeader(NamedTuple):
@@ -206,36 +207,6 @@ def _stored_lengths(record: Record, table: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{count}I", table)
 
 
-def build_commit(
-    salt_state: int,
-    offset: int,
-    base_sequence: int,
-    prev_crc: int,
-    durable: int,
-    epoch: int,
-    flags: int,
-    rows: list[bytes],
-    metadata: list[bytes],
-    envelopes: list[bytes],
-) -> tuple[bytes, int, int]:
-    """The commit record for `offset`, its head_crc, and where its first envelope begins.
-
-    Rows are 176 bytes each, already hashed.
-    """
-    return seal_commit(
-        salt_state,
-        offset,
-        b"".join(rows + metadata),
-        b"".join(envelopes),
-        prev_crc,
-        base_sequence,
-        durable,
-        epoch,
-        len(rows),
-        flags,
-    )
-
-
 def seal_commit(
     salt_state: int,
     offset: int,
@@ -249,29 +220,20 @@ def seal_commit(
     flags: int,
     record_type: int = COMMIT,
 ) -> tuple[bytes, int, int]:
-    """As `build_commit`, from rows with metadata and a payload section, not yet padded."""
-    if len(head) & 7:
-        head += _PADDING[-len(head) & 7]
-    if len(body) & 7:
-        body += _PADDING[-len(body) & 7]
-    placed = _PLACED.pack(
-        offset,
-        len(head),
-        len(body),
-        _crc32(body, salt_state),
-        prev_crc,
-        base_sequence,
-        durable,
-        epoch,
-        count,
-        record_type,
-        VERSION,
-        flags,
-    )
-    covered = placed[8:] + _U32.pack(_crc32(placed, salt_state)) + head
+    """The record for `offset`, its head_crc, and where its payload section begins.
+
+    `head`: rows, already hashed, then metadata; `body`: the payload section; neither
+    padded yet.
+    """
+    head += _PADDING[len(head) & 7]
+    body += _PADDING[len(body) & 7]
+    placed = _pack_placed(
+        offset, len(head), len(body), _crc32(body, salt_state), prev_crc, base_sequence, durable,
+        epoch, count, record_type, VERSION, flags,
+    )  # fmt: skip
+    covered = placed[8:] + _pack_u32(_crc32(placed, salt_state)) + head
     head_crc = _crc32(covered, salt_state)
-    body_at = offset + 8 + len(covered)
-    return MAGIC + _U32.pack(head_crc) + covered + body, head_crc, body_at
+    return _pack_start(MAGIC, head_crc) + covered + body, head_crc, offset + 8 + len(covered)
 
 
 def build_pad(

@@ -40,17 +40,20 @@ from batpak.errors import (
     StoreForked,
 )
 from batpak.event import (
+    CONTENT_PREFIX,
     EVENT_PREFIX,
     FLAG_KEYED,
     NO_HASH,
     NO_ID,
-    ROW,
+    ROW_CONTENT,
+    ROW_PLACE,
     ROW_SIZE,
+    ROW_VERSION,
     event_hash,
-    hlc_of_id,
+    is_foreign,
 )
 from batpak.files import TEMPORARY_SUFFIX, Files, let_go, refusal, wall_us, write_all
-from batpak.journal.group import GroupCommit
+from batpak.journal.group import GroupCommit, Request
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
 from batpak.journal.layout import Layout
@@ -60,13 +63,13 @@ from batpak.journal.record import (
     RECORD_HEADER_SIZE,
     Chain,
     Record,
-    build_commit,
     build_pad,
     check_body,
     read_record,
     salt_crc,
     seal_commit,
 )
+from batpak.journal.tally import Reserving, Syncs
 
 __all__ = ["Committed", "Head", "IndexSink", "Log", "Prepared", "Writer", "apply_record"]
 
@@ -75,9 +78,11 @@ logger = logging.getLogger("batpak.journal")
 MAX_CLOCK: Final = 0xFFFFFFFF
 MAX_SEQUENCE: Final = (1 << 63) - 1
 _WARM_HEADS: Final = 1 << 18
-_ID = struct.Struct(">QQ")
-_U64 = struct.Struct("<Q")
-_RANDOM_BLOCK: Final = 4096
+_pack_id = struct.Struct(">QQ").pack
+_RANDOM_IDS: Final = 512
+_RANDOMS = struct.Struct(f">{_RANDOM_IDS}Q")
+_VARIANT = bytes(0x80 | byte & 3 for byte in range(256))
+"""Of the first byte of an id's low half: the variant, no counter, two random bits."""
 
 
 class Prepared(msgspec.Struct, frozen=True, gc=False):
@@ -85,18 +90,50 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
 
     coordinate: Coordinate
     kind: int
-    payload_version: int
-    codec: int
+    content: bytes
+    """The part of the row that does not depend on the event's place (ROW_CONTENT)."""
     envelope: bytes
-    content_hash: bytes
-    extensions: bytes = b""
-    flags: int = 0
-    lane: int = 0
-    depth: int = 0
-    correlation_id: bytes | int | None = None
+    metadata: bytes
+    correlation_id: bytes | int | None
     """None: its own id. An integer names an earlier event of the commit, here and below."""
-    causation_id: bytes | int = NO_ID
-    key: bytes | None = None
+    causation_id: bytes | int
+    key: bytes | None
+    extensions: bytes
+
+    @property
+    def content_hash(self) -> bytes:
+        """The row's content hash."""
+        return self.content[-32:]
+
+    @classmethod
+    def of(
+        cls,
+        coordinate: Coordinate,
+        kind: int,
+        payload_version: int,
+        codec: int,
+        envelope: bytes,
+        *,
+        extensions: bytes = b"",
+        flags: int = 0,
+        lane: int = 0,
+        depth: int = 0,
+        correlation_id: bytes | int | None = None,
+        causation_id: bytes | int = NO_ID,
+        key: bytes | None = None,
+    ) -> Prepared:
+        """An event with this payload, its envelope hashed here."""
+        entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
+        content = ROW_CONTENT.pack(
+            lane, depth, len(extensions), kind, payload_version,
+            flags if key is None else flags | FLAG_KEYED,
+            len(entity), len(scope), ROW_VERSION, codec, len(envelope), 0,
+            blake3(CONTENT_PREFIX[codec] + envelope).digest(),
+        )  # fmt: skip
+        return cls(
+            coordinate, kind, content, envelope, entity + scope + extensions, correlation_id,
+            causation_id, key, extensions,
+        )  # fmt: skip
 
 
 Head = tuple[int, bytes]
@@ -147,6 +184,15 @@ class Durable(msgspec.Struct, frozen=True, gc=False):
 class IndexSink(Protocol):
     """Where written events are made findable. Adding one twice equals adding it once."""
 
+    def add_many(
+        self,
+        row_offset: int,
+        envelope_offset: int,
+        events: Sequence[Prepared],
+        committed: Sequence[Committed],
+        /,
+    ) -> None: ...
+
     def add(
         self,
         sequence: int,
@@ -162,11 +208,6 @@ class IndexSink(Protocol):
         foreign_id: bytes | None,
         /,
     ) -> None: ...
-
-
-def is_foreign(event_id: bytes, hlc: int) -> bool:
-    """Whether an id is not one of ours for this HLC (docs/format.md, "Event ids")."""
-    return event_id[6] >> 4 != 7 or event_id[8] >> 6 != 2 or hlc_of_id(event_id) != hlc
 
 
 def apply_record(
@@ -235,7 +276,7 @@ class Writer:
         self._lock_fd = lock_fd
         self._hint_fd = hint_fd
         self._flags = 0 if config.durability is Durability.SYNC else EAGER
-        self._append_lock = threading.Lock()
+        self._append_lock = threading.RLock()
         # guarded by the append lock
         self._log = log
         self._index = index
@@ -251,10 +292,14 @@ class Writer:
         """Whether any of the three above holds: the one thing that a commit looks at."""
         self._writing = False
         """Whether a write or a rotation began that was not finished or undone."""
+        self._in_flight: Request | None = None
+        """The request whose write began last; it hears what became of that write."""
+        self.reserving = Reserving()
         # guarded by the sync lock
         self._sync_lock = threading.Lock()
         self._durable = Durable(log.sequence, log.hlc)
-        self._group = GroupCommit(self._sync_once, lambda: self._durable.sequence, self.check)
+        self.syncs = Syncs()
+        self._group = GroupCommit(self._commit_group, self._sync_once)
         every = config.durability
         self._flusher = _Flusher(self, every) if isinstance(every, Every) else None
 
@@ -274,6 +319,21 @@ class Writer:
     def visible(self) -> int:
         """The readers' bound: durable events in SYNC, written ones in the other modes."""
         return self._log.sequence if self._flags else self._durable.sequence
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for the next group commit."""
+        return self._group.waiting
+
+    @property
+    def poison(self) -> BaseException | None:
+        """Why writing is over; None while it is not."""
+        return self._poison
+
+    @property
+    def timestamp_us(self) -> int:
+        """The timestamp of the last event written; 0 before the first of this open."""
+        return self._timestamp_us
 
     def check_readable(self) -> None:
         """Raises StoreClosed or StoreForked; a poisoned journal can still be read."""
@@ -317,13 +377,41 @@ class Writer:
     def commit(self, events: Sequence[Prepared]) -> list[Committed]:
         """Write events as one record: all of them, or none and an exception.
 
-        Returns before durability: see `settle`. Raises EntityClockOverflow,
-        BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
+        Returns before durability. Raises EntityClockOverflow, BatchTooLarge, NoSpace,
+        StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
         """
         with self._append_lock:
-            return self._commit_locked(events)
+            return self._commit_locked(events, None)
 
-    def _commit_locked(self, events: Sequence[Prepared]) -> list[Committed]:
+    def commit_durably(self, events: Sequence[Prepared]) -> Request:
+        """As `commit`, with one write and one sync for all threads that come together.
+
+        The request tells what became of the events, `error` included; nothing of that
+        is raised, since events may be written and not be known to be durable.
+        """
+        request = Request(events)
+        self._group.run(request)
+        return request
+
+    def _commit_group(self, requests: Sequence[Request]) -> None:
+        """Commit what a group brings, each request for itself."""
+        with self._append_lock:
+            for request in requests:
+                if request.is_written or request.error is not None:
+                    continue
+                events = request.events
+                try:
+                    if len(events) == 1:
+                        request.committed = (self.commit_one(events[0], request),)
+                    else:
+                        request.committed = self._commit_locked(events, request)
+                except Exception as error:  # noqa: BLE001  # raised again, in its own thread
+                    # It is raised in the thread whose events they are.
+                    request.error = error
+
+    def _commit_locked(
+        self, events: Sequence[Prepared], request: Request | None
+    ) -> list[Committed]:
         # 1. May we write at all, and where? 2. Idempotency and 3. conditions have
         # their place after it.
         log = self._log
@@ -332,107 +420,75 @@ class Writer:
 
         # 4. Sequence, id, HLC, clock and prev_hash for each event. Nothing is
         # remembered before the write succeeded.
-        segment, end, sequence = log.segment, log.end, log.sequence
-        now, hlc = self._stamp(log)
-        heads = self._heads
+        segment, end, first = log.segment, log.end, log.sequence
+        sequence, last_hlc = first, log.hlc
+        now = self._now()
+        hlc = now // 1000 << 16
+        if hlc <= last_hlc:
+            hlc = last_hlc + 1
+        warm, fresh = self._heads, dict[bytes, Head]()
+        place, new_id = _pack_place, self._new_id
         reset, update, digest = self._hash
-        fresh: dict[bytes, Head] = {}
         rows: list[bytes] = []
-        metadata: list[bytes] = []
         committed: list[Committed] = []
         for event in events:
-            coordinate = event.coordinate
-            entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
-            head = fresh.get(entity) or heads.get(entity) or self._head(entity, sequence)
-            clock, previous = head
+            coordinate, event_id = event.coordinate, event.key
+            entity = coordinate.entity_bytes
+            clock, previous = fresh.get(entity) or warm.get(entity) or self._head(entity, first)
             if clock > MAX_CLOCK:
                 raise _stream_full(coordinate)
-            event_id, flags = event.key, event.flags
             if event_id is None:
-                event_id = _ID.pack(
-                    hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF,
-                    0x8000000000000000 | (hlc & 0xF) << 58 | self._random58(),
-                )
-            else:
-                flags |= FLAG_KEYED
+                event_id = new_id(hlc)
             correlation, causation = event.correlation_id, event.causation_id
-            extensions = event.extensions
-            row = ROW.pack(
-                sequence,
-                event_id,
-                event_id if correlation is None else _id_of(correlation, committed),
-                causation if causation is NO_ID else _id_of(causation, committed),
-                now,
-                hlc,
-                clock,
-                event.lane,
-                event.depth,
-                len(extensions),
-                event.kind,
-                event.payload_version,
-                flags,
-                len(entity),
-                len(scope),
-                1,
-                event.codec,
-                len(event.envelope),
-                0,
-                event.content_hash,
-                previous,
+            if correlation is None:
+                correlation = event_id
+            elif type(correlation) is int:
+                correlation = committed[correlation][1]
+            if type(causation) is int:
+                causation = committed[causation][1]
+            row = (
+                place(sequence, event_id, correlation, causation, now, hlc, clock)
+                + event.content
+                + previous
             )
-            meta = entity + scope + extensions
             reset()
-            update(EVENT_PREFIX + row + meta)
+            update(EVENT_PREFIX + row + event.metadata)
             event_hash = digest()
             fresh[entity] = (clock + 1, event_hash)
             rows.append(row)
-            metadata.append(meta)
             committed.append((sequence, event_id, hlc, clock, event_hash, previous))
             sequence += 1
             hlc += 1
+        rows.extend([event.metadata for event in events])
         envelopes = [event.envelope for event in events]
-        _check_size(sum(map(len, metadata)) + sum(map(len, envelopes)), len(events))
-        record, head_crc, envelope_offset = build_commit(
-            segment.salt_state,
-            end,
-            log.sequence,
-            log.prev_crc,
-            self._durable.sequence,
-            self.epoch,
-            self._flags,
-            rows,
-            metadata,
-            envelopes,
-        )
+        _check_size(sum(map(len, rows)) + sum(map(len, envelopes)), len(committed))
+        record, head_crc, body_at = seal_commit(
+            segment.salt_state, end, b"".join(rows), b"".join(envelopes), log.prev_crc, first,
+            self._durable.sequence, self.epoch, len(committed), self._flags,
+        )  # fmt: skip
+        after = end + len(record)
+        if request is not None:
+            request.committed, self._in_flight = committed, request
 
-        self._write(segment, record, log)
+        self._write(segment, record, end, after)
 
         # 6. Findable, then published by one assignment.
-        add = self._index.add
-        row_offset = end + RECORD_HEADER_SIZE
-        meta_offset = row_offset + ROW_SIZE * len(rows)
-        for event, meta, done in zip(events, metadata, committed, strict=True):
-            coordinate = event.coordinate
-            add(
-                done[0], done[4], row_offset, meta_offset, envelope_offset,
-                coordinate.entity_bytes, coordinate.scope_bytes, event.kind, done[3], done[2],
-                None if event.key is None or not is_foreign(event.key, done[2]) else event.key,
-            )  # fmt: skip
-            row_offset += ROW_SIZE
-            meta_offset += len(meta)
-            envelope_offset += len(event.envelope)
-        heads.update(fresh)
+        self._index.add_many(end + RECORD_HEADER_SIZE, body_at, events, committed)
+        warm.update(fresh)
         self._timestamp_us = now
         self._log = Log(
-            segment, end + len(record), sequence, head_crc, hlc - 1, end, log.records + 1,
-            committed[-1][4], self.epoch,
+            segment, after, sequence, head_crc, hlc - 1, end, log.records + 1, committed[-1][4],
+            self.epoch,
         )  # fmt: skip
+        if request is not None:
+            request.written_below(sequence)
         self._writing = False
         return committed
 
-    def commit_one(self, event: Prepared) -> Committed:
+    def commit_one(self, event: Prepared, request: Request | None = None) -> Committed:
         """As `commit`, for the one event that most commits have: the same steps and the
-        same bytes, without a list for each thing. Raises as `commit`.
+        same bytes, without a list for each thing, and with its parts written out, since
+        a call costs as much as a hash. Raises as `commit`.
         """
         with self._append_lock:
             log = self._log
@@ -440,71 +496,70 @@ class Writer:
                 log = self._ready()
 
             segment, end, sequence = log.segment, log.end, log.sequence
-            now, hlc = self._stamp(log)
-            coordinate = event.coordinate
-            entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
+            coordinate, event_id, correlation = event.coordinate, event.key, event.correlation_id
+            now = _time_ns() // 1000 if self._system_clock else checked_us(self._clock)
+            if now < self._timestamp_us:
+                now = self._timestamp_us
+            hlc = now // 1000 << 16
+            if hlc <= log.hlc:
+                hlc = log.hlc + 1
+            entity = coordinate.entity_bytes
             clock, previous = self._heads.get(entity) or self._head(entity, sequence)
             if clock > MAX_CLOCK:
                 raise _stream_full(coordinate)
-            event_id, flags = event.key, event.flags
+            foreign_id = None
             if event_id is None:
-                event_id = _ID.pack(
-                    hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF,
-                    0x8000000000000000 | (hlc & 0xF) << 58 | self._random58(),
+                low = next(self._randoms, None) or self._new_randoms()
+                event_id = _pack_id(
+                    hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF, low | (hlc & 0xF) << 58
                 )
-            else:
-                flags |= FLAG_KEYED
-            correlation = event.correlation_id
-            extensions, envelope = event.extensions, event.envelope
-            row = ROW.pack(
-                sequence,
-                event_id,
-                event_id if correlation is None else correlation,
-                event.causation_id,
-                now,
-                hlc,
-                clock,
-                event.lane,
-                event.depth,
-                len(extensions),
-                event.kind,
-                event.payload_version,
-                flags,
-                len(entity),
-                len(scope),
-                1,
-                event.codec,
-                len(envelope),
-                0,
-                event.content_hash,
-                previous,
-            )
-            head = row + entity + scope + extensions
+            elif is_foreign(event_id, hlc):
+                foreign_id = event_id
+            head = (
+                _pack_place(
+                    sequence, event_id, event_id if correlation is None else correlation,
+                    event.causation_id, now, hlc, clock,
+                )
+                + event.content
+                + previous
+                + event.metadata
+            )  # fmt: skip
             reset, update, digest = self._hash
             reset()
             update(EVENT_PREFIX + head)
             event_hash = digest()
             record, head_crc, body_at = seal_commit(
-                segment.salt_state, end, head, envelope, log.prev_crc, sequence,
+                segment.salt_state, end, head, event.envelope, log.prev_crc, sequence,
                 self._durable.sequence, self.epoch, 1, self._flags,
             )  # fmt: skip
+            after = end + len(record)
+            committed = sequence, event_id, hlc, clock, event_hash, previous
+            if request is not None:
+                request.committed, self._in_flight = (committed,), request
 
-            self._write(segment, record, log)
+            if after > segment.allocated:
+                self._allocate(segment, after)
+            self._writing = True
+            try:
+                if self._pwrite(segment.fd, record, end) != after - end:
+                    self._write(segment, record, end, after)
+            except OSError as error:
+                self._cut_back(segment, end, error)
 
-            row_at = end + RECORD_HEADER_SIZE
             self._index.add(
-                sequence, event_hash, row_at, row_at + ROW_SIZE, body_at, entity, scope,
-                event.kind, clock, hlc,
-                None if event.key is None or not is_foreign(event_id, hlc) else event_id,
+                sequence, event_hash, end + _FIRST_ROW, end + _FIRST_METADATA, body_at, entity,
+                coordinate.scope_bytes, event.kind, clock, hlc, foreign_id,
             )  # fmt: skip
             self._heads[entity] = (clock + 1, event_hash)
             self._timestamp_us = now
             self._log = Log(
-                segment, end + len(record), sequence + 1, head_crc, hlc, end, log.records + 1,
-                event_hash, self.epoch,
+                segment, after, sequence + 1, head_crc, hlc, end, log.records + 1, event_hash,
+                self.epoch,
             )  # fmt: skip
+            if request is not None:
+                request.written_below(sequence + 1)
             self._writing = False
-        return sequence, event_id, hlc, clock, event_hash, previous
+        return committed
 
     def _ready(self) -> Log:
         """The rare ways to begin a commit: refuse, resolve an interruption, rotate."""
@@ -514,46 +569,45 @@ class Writer:
             self._heads.clear()
         return self._rotate(log) if log.end >= self._segment_max_bytes else log
 
-    def _stamp(self, log: Log) -> tuple[int, int]:
-        """Timestamp and HLC of the next event: neither ever goes back."""
+    def _now(self) -> int:
+        """The clock's reading in microseconds; it never goes back."""
         now = _time_ns() // 1000 if self._system_clock else checked_us(self._clock)
-        if now < self._timestamp_us:
-            now = self._timestamp_us
-        hlc = now // 1000 << 16
-        return now, hlc if hlc > log.hlc else log.hlc + 1
+        return now if now >= self._timestamp_us else self._timestamp_us
 
-    def _random58(self) -> int:
-        number = next(self._randoms, None)
-        if number is None:
-            # A block at a time: a system call an event would be slow.
-            block = os.urandom(_RANDOM_BLOCK)
-            self._randoms = iter([number >> 6 for (number,) in _U64.iter_unpack(block)])
-            number = next(self._randoms)
-        return number
+    def _new_id(self, hlc: int) -> bytes:
+        """An id of our own making that carries `hlc` (docs/format.md, "Event ids")."""
+        low = next(self._randoms, None) or self._new_randoms()
+        return _pack_id(hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF, low | (hlc & 0xF) << 58)
 
-    def _write(self, segment: Segment, record: bytes, log: Log) -> None:
+    def _new_randoms(self) -> int:
+        # A block at a time: a system call an event would be slow.
+        block = bytearray(os.urandom(_RANDOMS.size))
+        block[::8] = block[::8].translate(_VARIANT)
+        self._randoms = iter(_RANDOMS.unpack(block))
+        return next(self._randoms)
+
+    def _write(self, segment: Segment, record: bytes, end: int, after: int) -> None:
         """5. One write at the known end. Crash inside: a tear after the end."""
-        end, length = log.end, len(record)
-        if end + length > segment.allocated:
-            self._allocate(segment, end + length)
+        if after > segment.allocated:
+            self._allocate(segment, after)
         # Ctrl-C arrives on the return from pwrite: then `_writing` stays behind, and
         # whoever commits next looks at what stands at the end.
         self._writing = True
         try:
             written = self._pwrite(segment.fd, record, end)
-            if written != length:
+            if written != after - end:
                 write_all(self._files, segment.fd, memoryview(record)[written:], end + written)
         except OSError as error:
-            self._cut_back(segment, log, error)
+            self._cut_back(segment, end, error)
 
     def _head(self, entity: bytes, sequence: int) -> Head:
         """The head of an entity that is not warm."""
         return self._cold_head(entity, sequence) or (0, NO_HASH)
 
-    def _cut_back(self, segment: Segment, log: Log, error: OSError) -> NoReturn:
+    def _cut_back(self, segment: Segment, end: int, error: OSError) -> NoReturn:
         """After a refused write: nothing of the record may stay behind the log's end."""
         try:
-            self._files.truncate(segment.fd, log.end)
+            self._files.truncate(segment.fd, end)
         except OSError as second:
             self._poison_with(second)
             raise Indeterminate(
@@ -562,14 +616,17 @@ class Writer:
                 cause=second,
                 advice="open the journal anew and look for the event before writing it again",
             ) from error
-        segment.allocated = log.end
+        segment.allocated = end
         self._writing = False
         raise refusal(error, "nothing was written", segment.path) from error
 
-    def settle(self, bound: int, *, durable: bool) -> bool:
-        """After a commit: wait as the mode or the call asks; whether `bound` is durable now."""
-        if durable or not self._flags:
-            return self.wait_durable(bound)
+    @property
+    def flushes(self) -> bool:
+        """Whether writing calls for `flush_in_time`: in EVERY only."""
+        return self._flusher is not None
+
+    def flush_in_time(self, bound: int) -> bool:
+        """In EVERY, after a commit: sync if it is time; whether `bound` is durable now."""
         if self._flusher is not None:
             self._flusher.note_write(bound - self._durable.sequence)
         return self._durable.sequence >= bound
@@ -584,16 +641,25 @@ class Writer:
                 segment.fd, segment.allocated, max(needed - segment.allocated, 0) + step
             )
         except OSError as error:
-            logger.debug("no space reserved ahead in %s: %s", segment.path, str(error))
+            self.reserving = Reserving(self.reserving.done, str(error))
+            logger.debug(
+                "no space reserved ahead in %r: %s", segment.path, str(error),
+                extra={"code": "not-reserved", "file": segment.path, "error": str(error)},
+            )  # fmt: skip
             # Not asked again until the log has grown by as much.
             segment.allocated = needed + step
         else:
+            self.reserving = Reserving(self.reserving.done + 1, self.reserving.refused)
             segment.allocated = max(needed, segment.allocated) + step
 
     def _poison_with(self, cause: BaseException) -> None:
         if self._poison is None:
             self._poison, self._ended = cause, True
-            logger.error("journal %s is poisoned: %s", self._layout.root, cause)
+            root = self._layout.root
+            logger.error(
+                "journal %r is poisoned: %s", root, cause,
+                extra={"code": "poisoned", "journal": root, "error": str(cause)},
+            )  # fmt: skip
 
     # --- what an interruption left behind ------------------------------------
 
@@ -616,7 +682,7 @@ class Writer:
             )
             if whole and isinstance(record, Record):
                 last = apply_record(record, read, self._index, self._heads)
-                self._log = Log(
+                self._log = log = Log(
                     segment,
                     record.end,
                     record.next_sequence,
@@ -627,13 +693,14 @@ class Writer:
                     last,
                     self.epoch,
                 )
-                self._writing = False
-                return self._log
-            files.truncate(segment.fd, log.end)
-            segment.allocated = log.end
+            else:
+                files.truncate(segment.fd, log.end)
+                segment.allocated = log.end
         except OSError as error:
             self._poison_with(error)
             self.check()
+        if self._in_flight is not None:
+            self._in_flight.written_below(log.sequence)
         self._writing = False
         return log
 
@@ -747,16 +814,25 @@ class Writer:
 
     def wait_durable(self, bound: int, timeout: float | None = None) -> bool:
         """Return True once all below `bound` is durable; False when the time is over."""
-        return self._durable.sequence >= bound or self._group.wait(bound, timeout)
+        if self._durable.sequence >= bound:
+            return True
+        request = Request((), bound)
+        if not self._group.run(request, timeout):
+            return self._durable.sequence >= bound
+        if request.error is not None:
+            self.check()
+            raise request.error
+        return True
 
     def _sync_once(self, *, whole_file: bool = False) -> None:
         """One fdatasync for all that is published now, then one hint."""
         with self._sync_lock:
-            self.check()
+            if self._ended:
+                self.check()
             log = self._log
             if log.sequence <= self._durable.sequence and not whole_file:
                 return
-            began = time.monotonic()
+            began = self._clock.monotonic_ns()
             try:
                 if whole_file:
                     self._files.sync_file(log.segment.fd)
@@ -767,11 +843,17 @@ class Writer:
                 # that the disk does not hold.
                 self._poison_with(error)
                 self.check()
-            took = time.monotonic() - began
+            took = (self._clock.monotonic_ns() - began) / 1e9
             self._durable = Durable(log.sequence, log.hlc)
             self._write_hint(log)
-        if took > self._config.sync_warning:
-            logger.warning("a sync of %s took %.3f s", log.segment.path, took)
+            bound = self._config.sync_warning
+            self.syncs = self.syncs.with_one(took, is_slow=took > bound)
+        if took > bound:
+            path = log.segment.path
+            logger.warning(
+                "a sync of %r took %.3f s", path, took,
+                extra={"code": "slow-sync", "file": path, "seconds": took, "bound_seconds": bound},
+            )  # fmt: skip
 
     def _write_hint(self, log: Log) -> None:
         """Tell how far we are durable; only ever after the sync it tells of."""
@@ -786,7 +868,10 @@ class Writer:
             self._files.pwrite(self._hint_fd, hint.encode(), 0)
         except OSError as error:
             # A witness only: without it the data are as durable as with it.
-            logger.warning("tail.hint not written: %s", str(error))
+            logger.warning(
+                "tail.hint not written: %s", str(error),
+                extra={"code": "hint-not-written", "file": self._layout.hint, "error": str(error)},
+            )  # fmt: skip
 
     # --- the end -------------------------------------------------------------
 
@@ -799,7 +884,7 @@ class Writer:
             self._flusher.stop()
         with self._append_lock:
             self._ready()
-            self._commit_locked(last_events())
+            self._commit_locked(last_events(), None)
             self._sync_once()
             log = self._log
             chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
@@ -807,7 +892,7 @@ class Writer:
                 log.segment.salt_state, chain, self._durable.sequence, self.epoch
             )
             # Crash before the pad: the next open finds the bound in tail.hint instead.
-            self._write(log.segment, pad, log)
+            self._write(log.segment, pad, log.end, log.end + len(pad))
             try:
                 self._files.truncate(log.segment.fd, log.end + len(pad))
             except OSError as error:
@@ -827,7 +912,10 @@ class Writer:
         try:
             self._files.sync_file(self._hint_fd)
         except OSError as error:
-            logger.warning("tail.hint not synced: %s", str(error))
+            logger.warning(
+                "tail.hint not synced: %s", str(error),
+                extra={"code": "hint-not-synced", "file": self._layout.hint, "error": str(error)},
+            )  # fmt: skip
         return final
 
     def abandon(self) -> None:
@@ -854,22 +942,25 @@ class Writer:
         """
         self._forked = self._ended = True
         # Threads of the parent may have held these; they do not exist here.
-        self._append_lock = threading.Lock()
+        self._append_lock = threading.RLock()
         self._sync_lock = threading.Lock()
+        self._group = GroupCommit(self._commit_group, self._sync_once)
         for fd in (self._log.segment.fd, self._hint_fd, self._lock_fd):
             if fd >= 0:
                 try:
                     self._files.close(fd)
                 except OSError as error:
-                    logger.debug("closing a descriptor after fork: %s", str(error))
+                    logger.debug(
+                        "closing a descriptor after fork: %s", str(error),
+                        extra={"code": "descriptor-not-closed", "error": str(error)},
+                    )  # fmt: skip
         self._log.segment.fd = self._hint_fd = self._lock_fd = -1
 
 
 _time_ns = time.time_ns
-
-
-def _id_of(reference: bytes | int, committed: list[Committed]) -> bytes:
-    return committed[reference][1] if isinstance(reference, int) else reference
+_pack_place = ROW_PLACE.pack
+_FIRST_ROW: Final = RECORD_HEADER_SIZE
+_FIRST_METADATA: Final = RECORD_HEADER_SIZE + ROW_SIZE
 
 
 def _stream_full(coordinate: Coordinate) -> EntityClockOverflow:
@@ -880,9 +971,8 @@ def _stream_full(coordinate: Coordinate) -> EntityClockOverflow:
     )
 
 
-def _check_size(names_and_envelopes: int, count: int) -> None:
+def _check_size(size: int, count: int) -> None:
     """Raises BatchTooLarge unless the events fit one record."""
-    size = names_and_envelopes + ROW_SIZE * count
     # Reserved room keeps a later erasure's table of stored lengths inside the limit.
     limit = MAX_RECORD_BYTES - 24 - 4 * count
     if size > limit:
@@ -951,7 +1041,10 @@ class _Flusher:
                 self._writer.sync()
             except BatpakError as error:
                 # The journal is poisoned or closed: the next append says so.
-                logger.error("the interval sync failed: %s", str(error))
+                logger.error(
+                    "the interval sync failed: %s", str(error),
+                    extra={"code": "interval-sync-failed", "error": str(error)},
+                )  # fmt: skip
                 return
 
     def stop(self) -> None:
