@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from blake3 import blake3
+
 from batpak import canonical
 from batpak.coordinate import Coordinate
 from batpak.engine import system
@@ -41,9 +43,11 @@ from batpak.event import (
 )
 from batpak.gates import Denial, DenialPayload, Evaluation, Verdict
 from batpak.index.growing import GrowingPart
+from batpak.index.keytable import KeyTable, capacity_for
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
 from batpak.journal.identity import Ancestor, Identity
+from batpak.journal.keyfile import KEY_HEADER_SIZE, KeyHeader
 from batpak.journal.record import (
     EAGER,
     RECORD_HEADER_SIZE,
@@ -73,6 +77,7 @@ SALT = bytes(range(0xA0, 0xB0))
 REWRITTEN_SALT = bytes(range(0xB0, 0xC0))
 LATER_SALT = bytes(range(0xC0, 0xD0))
 RANDOM = 0x123456789ABCDE0
+MULTIPLIER = 0x9E3779B97F4A7C15F39CC0605CEDC835
 KEY = bytes.fromhex("c0ffee00000000000000000000000001")
 # The id that sequence 5 would get, but for the version: 4 instead of 7.
 LOOKALIKE_KEY = bytearray(id_of_hlc(((START_US // 1000 + 3) << 16) + 3, RANDOM))
@@ -164,6 +169,11 @@ SIDECAR_FIELDS = (
     "last_record_offset 8 number · last_hlc 8 number · max_epoch 4 number · "
     "next_sequence 8 number · records 4 number · zero 4 bytes · crc 4 check"
 )
+KEY_FIELDS = (
+    "magic 8 text · version 2 number · header_size 2 number · zero 4 bytes · journal_id 16 id · "
+    "bound 8 number · count 8 number · capacity 8 number · multiplier 16 factor · "
+    "event_hash 32 hash · digest 16 bytes · zero 4 bytes · crc 4 check"
+)
 
 
 class Describer:
@@ -207,6 +217,8 @@ def _shown(raw: bytes, form: str) -> str:
             return f"{number:#06x}"
         case "check":
             return f"{number:#010x}"
+        case "factor":
+            return hex(number)
         case "id":
             return str(UUID(bytes=raw)) if any(raw) else "none"
         case "text":
@@ -483,6 +495,7 @@ def build() -> dict[str, Vector]:
     made.append(Vector("tail-hint", "The hint after the clean close.", hint, out.done()))
     segment = b"".join([header.encode(), *records])
     made.append(_sidecar(segment, header, journal.sequence))
+    made.append(_key_table(segment, header, journal))
     made += _identities()
     made += [
         _payload("open-payload", "An open event's payload.",
@@ -573,7 +586,8 @@ def _identities() -> list[Vector]:
     return made
 
 
-def _sidecar(segment: bytes, header: SegmentHeader, durable: int) -> Vector:
+def _part(segment: bytes, header: SegmentHeader) -> tuple[GrowingPart, Chain, int, int, int]:
+    """The index of a segment, where its records end, and what a sidecar says of the last."""
     part = GrowingPart(0)
     chain = Chain(HEADER_SIZE, 0, crc_of(header), header.epoch)
     last = hlc = records = 0
@@ -589,6 +603,11 @@ def _sidecar(segment: bytes, header: SegmentHeader, durable: int) -> Vector:
             apply_record(record, read, part, heads)
             hlc = record.rows[-1].hlc
         last, chain, records = record.offset, record.chain, records + 1
+    return part, chain, last, hlc, records
+
+
+def _sidecar(segment: bytes, header: SegmentHeader, durable: int) -> Vector:
+    part, chain, last, hlc, records = _part(segment, header)
     arrays = part.columns(chain.sequence).arrays()
     sidecar = SidecarHeader(
         header.journal_id, 0, chain.sequence, chain.offset, durable, header.salt, 0,
@@ -609,6 +628,32 @@ def _sidecar(segment: bytes, header: SegmentHeader, durable: int) -> Vector:
         out.take(len(pad8(len(array))), f"array {number}", "space", "zeros")
     about = "The sidecar of the segment that the records above make."
     return Vector("sidecar", about, data, out.done())
+
+
+def _key_table(segment: bytes, header: SegmentHeader, journal: Journal) -> Vector:
+    part, *_ = _part(segment, header)
+    table = KeyTable(capacity_for(2), MULTIPLIER)
+    assert table.add(part.foreign_entries(), 0, 0)
+    digest = blake3(table.data).digest()[:16]
+    data = KeyHeader(
+        header.journal_id, journal.sequence, table.count, table.capacity, MULTIPLIER,
+        journal.hashes[-1], digest,
+    ).encode() + bytes(table.data)  # fmt: skip
+    out = Describer(data, journal.hashes)
+    out.table("header", KEY_FIELDS)
+    assert out.at == KEY_HEADER_SIZE
+    while out.at < len(data):
+        first = (out.at - KEY_HEADER_SIZE) // 8
+        (slot,) = struct.unpack_from("<Q", data, out.at)
+        if slot:
+            tag, sequence = slot >> 40, (slot & 0xFFFFFFFFFF) - 1
+            out.take(8, "slots", f"slot {first}", f"tag {tag:#08x}, sequence {sequence}")
+            continue
+        empty = (len(data[out.at :]) - len(data[out.at :].lstrip(b"\0"))) // 8
+        name = f"slot {first}" if empty == 1 else f"slots {first} to {first + empty - 1}"
+        out.take(8 * empty, "slots", name, "empty")
+    about = "The key table of the journal that the records above make, with two foreign ids."
+    return Vector("key-table", about, data, out.done())
 
 
 def _elements(name: str, array: bytes) -> str:

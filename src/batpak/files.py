@@ -200,15 +200,18 @@ def write_all(files: Files, fd: int, data: bytes | bytearray | memoryview, offse
         written += more
 
 
-def replace_file(files: Files, path: str, data: bytes) -> None:
-    """Put `data` at `path` so that a crash leaves the old file or the new one, never a mix.
+def replace_file(files: Files, path: str, *data: bytes | bytearray) -> None:
+    """Put `data`, end to end, at `path`: a crash leaves the old file or the new one, no mix.
 
     Raises OSError; then the old file stands and the temporary one may remain.
     """
     temporary = path + TEMPORARY_SUFFIX
     flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
     with closing(files, files.open(temporary, flags)) as fd:
-        write_all(files, fd, data, 0)
+        at = 0
+        for part in data:
+            write_all(files, fd, part, at)
+            at += len(part)
         # Crash before this: the temporary name is deleted by the next writer's open.
         files.sync_file(fd)
     files.rename(temporary, path)

@@ -27,6 +27,7 @@ from batpak.coordinate import Coordinate, Region
 from batpak.engine.appending import Appender, OnReplay, check_timeout, check_wait
 from batpak.engine.conditions import guard_of
 from batpak.engine.following import Follower
+from batpak.engine.keeping import save_keys
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
 from batpak.engine.reading import LogReader
@@ -297,7 +298,7 @@ class _Reading:
         ):
             raise InvalidInput("a walk's limit is at least 1", field="limit", value=limit)
         bound = self._bound()
-        start = self._reader.find(event_id.bytes, bound)
+        start = self._reader.find_id(event_id.bytes, bound)
         if start is None:
             raise EventNotFound(
                 f"no event has the id {event_id}", field="event_id", value=str(event_id)
@@ -891,6 +892,7 @@ class Store(_Reading):
                             extra={"code": "sidecar-not-used", "error": str(error)},
                         )  # fmt: skip
                 self._sealed.pop(0)
+                save_keys(self._files, self._layout, self._opened.identity, opened.index)
         finally:
             self._sealing.release()
 
@@ -1003,6 +1005,7 @@ class Store(_Reading):
                 write_sidecar(
                     self._files, self._layout, self._opened.index, log, header, log.sequence
                 )
+            save_keys(self._files, self._layout, self._identity, self._opened.index, closed=True)
         finally:
             self._release()
 

@@ -248,8 +248,9 @@ def check_order(operations: Sequence[Operation], root: str) -> int:
 def _counts(path: str) -> bool:
     """Whether a file's bytes and name are part of what an acknowledgement promises."""
     name = os.path.basename(path)
-    # The hint is a witness that may be late; the lock is nobody's data.
-    return not name.endswith((".idx", ".tmp")) and name not in ("tail.hint", "journal.lock")
+    # The hint is a witness that may be late; the lock is nobody's data; indexes are disposable.
+    late = ("tail.hint", "journal.lock", "index")
+    return not name.endswith((".idx", ".tbl", ".tmp")) and name not in late
 
 
 def synced(operations: Iterable[Operation], suffix: str) -> int:

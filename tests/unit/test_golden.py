@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_every_vector_is_stored_and_the_page_shows_the_stored_ones() -> None:
 
 def test_the_page_shows_each_thing_that_the_format_has() -> None:
     page = golden_vectors.PAGE.read_text(encoding="utf-8")
-    for name in (*SEGMENT, "sparse-record", "tail-hint", "sidecar", "journal-json"):
+    for name in (*SEGMENT, "sparse-record", "tail-hint", "sidecar", "key-table", "journal-json"):
         (shown,) = page.split(f"<!-- golden:{name} -->")[1:]
         (dump,) = shown.partition(f"<!-- end of {name} -->")[0].split("```hex")[1:]
         lines = [line for line in dump.splitlines() if line[:4].strip().isdigit()]
@@ -136,6 +137,31 @@ def test_both_readers_read_the_stored_journal(tmp_path: Path) -> None:
         assert keyed.coordinate.entity == "lamp:küche"
         assert (keyed.position.lane, keyed.position.depth) == (3, 2)
         assert dict(empty.extensions) == {"acme.a": b"\xff", "acme.b": b""}
+
+
+def test_the_stored_key_table_is_read_as_the_page_says_and_used(tmp_path: Path) -> None:
+    data = stored("key-table")
+    capacity = int.from_bytes(data[48:56], "little")
+    k = capacity.bit_length() - 3
+    slots = [number for (number,) in struct.iter_unpack("<Q", data[128:])]
+    for event_id, sequence in ((golden_vectors.KEY, 3), (golden_vectors.LOOKALIKE_KEY, 5)):
+        product = int.from_bytes(event_id, "big") * int.from_bytes(data[56:72], "little")
+        h = product % 2**128 >> 67
+        at, candidates = h * (capacity >> k) >> (61 - k), []
+        while slots[at]:
+            if slots[at] >> 40 == h & 0xFFFFFF:
+                candidates.append(slots[at] % 2**40 - 1)
+            at += 1
+        assert candidates == [sequence]
+    path = journal_of(tmp_path / "journal")
+    (path / "index").mkdir()
+    (path / "index" / "keys.tbl").write_bytes(data)
+    with Store.open(path, mode="r") as store:
+        assert store._reader.find_id(golden_vectors.KEY, 7) == 3
+        assert store._reader.find_id(golden_vectors.KEY, 3) is None
+        keys = store._reader.index.keys
+        assert keys is not None
+        assert (bytes(keys.table.data), keys.covered) == (data[128:], 7)
 
 
 def test_a_writer_goes_on_with_the_stored_journal(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 
 from batpak.config import StoreConfig
+from batpak.engine.keeping import load_keys
 from batpak.engine.opening import check_place, tell_opened
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport
@@ -62,7 +63,7 @@ class Follower:
         self.identity = identity
         self._lock = threading.Lock()
         # guarded by _lock
-        self._index = Index()
+        self._index = Index(lambda index: load_keys(files, layout, identity, index))
         self._pool = SegmentPool(files, layout, config.max_open_files)
         self._heads: dict[bytes, Head] = {}
         self._durable = 0

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
 from batpak.config import StoreConfig
+from batpak.engine.keeping import load_keys
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
 from batpak.engine.survey import (
@@ -234,7 +235,7 @@ def _open_locked(
         found = survey(files, layout, identity)
         begun = True
 
-    index = Index()
+    index = Index(lambda index: load_keys(files, layout, identity, index))
     pool = SegmentPool(files, layout, config.max_open_files)
     pools.append(pool)
     newest = found.segments[-1]
@@ -505,6 +506,7 @@ def _settle_directories(files: Files, layout: Layout, created_parents: list[str]
             for name in files.listdir(directory):
                 if name.endswith(TEMPORARY_SUFFIX):
                     files.unlink(os.path.join(directory, name))
+        _clear_index(files, layout)
         files.sync_directory(layout.segments)
         files.sync_directory(layout.root)
         if not segment_bases(files, layout):
@@ -535,6 +537,22 @@ def _settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
         if above == os.path.dirname(above):
             return
         above = os.path.dirname(above)
+
+
+def _clear_index(files: Files, layout: Layout) -> None:
+    """Delete unfinished files of `index/`; nothing there may keep a journal from opening."""
+    try:
+        if "index" in files.listdir(layout.root):
+            for name in files.listdir(layout.index):
+                if name.endswith(TEMPORARY_SUFFIX):
+                    files.unlink(os.path.join(layout.index, name))
+    except OSError as error:
+        logger.warning(
+            "unfinished files in %s stay: %s",
+            layout.index,
+            str(error),
+            extra={"code": "index-not-cleared", "file": layout.index, "error": str(error)},
+        )
 
 
 def _create_identity(files: Files, layout: Layout, config: StoreConfig) -> Identity:

@@ -89,21 +89,32 @@ class LogReader:
             event = self.at(sequence, event_hash=event_hash)
             if event.row_bytes[8:24] == event_id:
                 return event
-        sequence = self.find(event_id, bound)
-        return None if sequence is None else self.at(sequence, event_hash=event_hash)
-
-    def find(self, event_id: bytes, bound: int) -> int | None:
-        """The sequence below `bound` of the event with this id."""
-        for candidate in (
-            self.index.find_own(event_id, bound),
-            self.index.find_foreign(event_id, bound),
-        ):
-            if candidate is not None:
-                slot = self.index.slot_of(candidate)
-                row_at = slot.part.locate(candidate - slot.first)[1]
-                if self.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id:
-                    return candidate
+        for candidate in self.index.find_foreign(event_id, bound):
+            if self._has_id(candidate, event_id):
+                return self.at(candidate, event_hash=event_hash)
         return None
+
+    def find_id(self, event_id: bytes, bound: int) -> int | None:
+        """The sequence below `bound` of the event with this id, ours or foreign.
+
+        A miss costs the same however many events there are. Raises Damaged, StorageFailed.
+        """
+        index = self.index
+        # Only a UUIDv7 can carry an HLC.
+        if event_id[6] >> 4 == 7 and event_id[8] >> 6 == 2:
+            own = index.find_own(event_id, bound)
+            if own is not None and self._has_id(own, event_id):
+                return own
+        for candidate in index.find_foreign(event_id, bound):
+            if self._has_id(candidate, event_id):
+                return candidate
+        return None
+
+    def _has_id(self, sequence: int, event_id: bytes) -> bool:
+        """Whether the row says so: what any index gives is a candidate only."""
+        slot = self.index.slot_of(sequence)
+        row_at = slot.part.locate(sequence - slot.first)[1]
+        return self.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id
 
     def head(self, entity: bytes, bound: int) -> Head | None:
         """Where the entity's stream ends, recomputed from segment bytes. Raises JournalCorrupt."""

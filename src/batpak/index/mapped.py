@@ -254,6 +254,10 @@ class MappedPart:
             return i if i < rows else None
         return None
 
+    def foreign_entries(self) -> memoryview:
+        """Id and row of each foreign id, 24 bytes each, ascending by id."""
+        return self._foreign
+
     def last_of(self, entity: bytes, rows: int) -> int | None:
         """The entity's last row among the first `rows`."""
         number = _index_of(self._entities, entity)

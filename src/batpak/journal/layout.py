@@ -33,7 +33,9 @@ def parse_segment_name(name: str) -> int | None:
 class Layout:
     """The paths of one journal directory."""
 
-    __slots__ = ("cursors", "hint", "identity", "lock", "quarantine", "root", "segments")
+    __slots__ = (
+        "cursors", "hint", "identity", "index", "keys", "lock", "quarantine", "root", "segments",
+    )  # fmt: skip
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root: str = os.path.abspath(os.fspath(root))
@@ -43,6 +45,8 @@ class Layout:
         self.hint = os.path.join(self.root, "tail.hint")
         self.quarantine = os.path.join(self.root, "quarantine")
         self.cursors = os.path.join(self.root, "cursors")
+        self.index = os.path.join(self.root, "index")
+        self.keys = os.path.join(self.index, "keys.tbl")
 
     def segment(self, base: int) -> str:
         """Path of the segment whose first event is `base`."""
