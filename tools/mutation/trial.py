@@ -1,0 +1,208 @@
+"""Run the tests that may notice a mutant, in a copy of the project, within bounds.
+
+The copy is made once for each worker; a mutant is one file written there and put back.
+Its `src` comes first on the path, so the installed project is never imported. Tests run
+fastest first and stop at the first failure.
+
+    a test fails, or the module can't be imported     killed
+    a test is over its bound, or the process dies     killed (counted apart)
+    all tests pass                                    survived
+    no test runs the line                             survived (counted apart)
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tools.mutation.operators import Mutant
+from tools.mutation.targets import MODULES, TESTS
+
+__all__ = ["Covering", "Outcome", "Verdict", "Workshop", "record"]
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_COPIED: Final = ("src", "tests", "tools", "docs", "benchmarks", "requirements", ".importlinter")
+_FILES: Final = ("pyproject.toml", "README.md", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md")
+_LEAST_SECONDS: Final = 20.0
+_TIMES: Final = 20.0
+_OUTPUT: Final = 4000
+
+
+class Outcome(enum.Enum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    SURVIVED = "survived"
+    UNCOVERED = "uncovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A mutant, its outcome, and the test that noticed it."""
+
+    mutant: Mutant
+    outcome: Outcome
+    by: str = ""
+    tests: int = 0
+
+
+class Covering:
+    """Which tests run which lines, fastest first, and how long each may take."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.seconds: dict[str, float] = found["seconds"]
+        self.lines: dict[str, dict[int, list[str]]] = {
+            module: {int(line): tests for line, tests in lines.items()}
+            for module, lines in found["lines"].items()
+        }
+
+    def of(self, mutant: Mutant) -> list[str]:
+        """The tests that run any line of this mutant.
+
+        What runs at import only (tables, constants, defaults) can show in any test that
+        runs the module at all.
+        """
+        lines = self.lines.get(mutant.module, {})
+        here = [lines.get(n) for n in range(mutant.line, mutant.end_line + 1)]
+        tests = {test for at in here if at for test in at if test}
+        at_import = any(at is not None and "" in at for at in here)
+        if at_import and not (mutant.where and tests):
+            tests |= {test for at in lines.values() for test in at if test}
+        return sorted(tests, key=lambda test: (self.seconds[test], test))
+
+    def bound(self, test: str) -> float:
+        """Seconds that a test may take: far more than it ever did."""
+        return max(_LEAST_SECONDS, _TIMES * self.seconds[test])
+
+
+def record(directory: Path) -> Covering:
+    """Run every test once on unchanged code, in a copy; raises RuntimeError if one fails."""
+    shop = Workshop(directory)
+    out = directory / "covering.json"
+    run = subprocess.run(
+        shop.command(list(TESTS)),
+        cwd=shop.place,
+        env=shop.environment(BATPAK_MUTATION_RECORD=str(out)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        raise RuntimeError(f"the tests fail without any mutant:\n{run.stdout[-_OUTPUT:]}")
+    found = json.loads(out.read_text(encoding="utf-8"))
+    source = str(shop.place / "src") + os.sep
+    found["lines"] = {
+        file.removeprefix(source): lines
+        for file, lines in found["lines"].items()
+        if file.removeprefix(source) in MODULES
+    }
+    # Whoever reads this later must not find paths of a folder that is gone.
+    out.write_text(json.dumps(found), encoding="utf-8")
+    return Covering(found)
+
+
+class Workshop:
+    """One copy of the project, in which one mutant at a time lives."""
+
+    def __init__(self, directory: Path) -> None:
+        self.place = directory / "copy"
+        if self.place.exists():
+            shutil.rmtree(self.place)
+        self.place.mkdir(parents=True)
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        for name in _COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, self.place / name, ignore=ignored)
+            else:
+                shutil.copy2(source, self.place / name)
+        for name in _FILES:
+            shutil.copy2(ROOT / name, self.place / name)
+        self.temporary = directory / "tmp"
+
+    def command(self, tests: Sequence[str]) -> list[str]:
+        """pytest on these tests or folders, with our plugin and nothing from the cache."""
+        return [
+            sys.executable, "-B", "-m", "pytest", "-x", "-q", "--no-header", "--tb=line",
+            "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tools.mutation.recorder",
+            "--hypothesis-profile=mutation", f"--basetemp={self.temporary}", *tests,
+        ]  # fmt: skip
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Our copy first on the path; nothing written beside sources."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
+        return kept | {"PYTHONPATH": f"{self.place / 'src'}{os.pathsep}{self.place}"} | more
+
+    def source(self, module: str) -> bytes:
+        """The unchanged source of a module."""
+        return (self.place / "src" / module).read_bytes()
+
+    def judge(self, mutant: Mutant, covering: Covering) -> Verdict:
+        """Write the mutant, run its tests, put the module back."""
+        tests = covering.of(mutant)
+        if not tests:
+            return Verdict(mutant, Outcome.UNCOVERED)
+        path = self.place / "src" / mutant.module
+        before = path.read_bytes()
+        path.write_bytes(mutant.apply(before))
+        try:
+            outcome, by = self._run(tests, covering)
+        finally:
+            path.write_bytes(before)
+        return Verdict(mutant, outcome, by, len(tests))
+
+    def _run(self, tests: list[str], covering: Covering) -> tuple[Outcome, str]:
+        bounds = {test: covering.bound(test) for test in tests}
+        result = self.place / "result.jsonl"
+        result.unlink(missing_ok=True)
+        arguments = self.place / "tests.txt"
+        arguments.write_text("\n".join(tests), encoding="utf-8")
+        environment = self.environment(
+            BATPAK_MUTATION_RESULT=str(result),
+            BATPAK_MUTATION_BOUNDS=str(self.place / "bounds.json"),
+        )
+        (self.place / "bounds.json").write_text(json.dumps(bounds), encoding="utf-8")
+        # A session of its own, so that what a test started goes when its run does.
+        run = subprocess.Popen(
+            self.command([f"@{arguments}"]),
+            cwd=self.place,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            status = run.wait(timeout=60 + sum(bounds.values()))
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            try:
+                os.killpg(run.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            run.wait()
+        began, failed = "", ""
+        lines = result.read_text(encoding="utf-8").splitlines() if result.exists() else []
+        for line in lines:
+            if line.startswith("{"):
+                facts = json.loads(line)
+                began = facts.get("began", began)
+                failed = failed or facts.get("failed", "")
+                if "ended" in facts and status is not None:
+                    if status == 0:
+                        return Outcome.SURVIVED, ""
+                    return Outcome.KILLED, failed or "import"
+        if not began:
+            # The plugin or conftest could not even begin: the mutant breaks an import.
+            return Outcome.KILLED, "import"
+        return Outcome.TIMEOUT, began
