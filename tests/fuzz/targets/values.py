@@ -236,7 +236,7 @@ def kinds(data: bytes) -> None:
         assert kind.is_reserved
 
 
-@target()
+@target(max_bytes=8192)
 def receipts(data: bytes) -> None:
     """InvalidInput naming a field, or a receipt that is itself again after being written.
 
