@@ -159,7 +159,7 @@ def tail_hint(data: bytes) -> None:
         assert found.encode() == hint[:HINT_SIZE]
 
 
-@target(max_bytes=1024)
+@target(max_bytes=8192)
 def identity(data: bytes) -> None:
     """FutureFormat or Damaged, naming the file, or an identity that is itself again after
     being written and read, and that accepts its own segments and its ancestors'.
@@ -290,7 +290,9 @@ def sidecar(data: bytes) -> None:
     view = memoryview(file)
     arrays = {name: array_of(header, view, name) for name in ARRAYS}
     if all(array is not None for array in arrays.values()):
-        again = encode_sidecar(header, {name: bytes(a) for name, a in arrays.items() if a})
+        again = encode_sidecar(
+            header, {name: bytes(a) for name, a in arrays.items() if a is not None}
+        )
         assert again[:124] == file[:124]
     part = MappedPart.of(header, file, lambda offset, length: bytes(length))
     if part is None:
