@@ -123,6 +123,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=2, help="at a time (2)")
     parser.add_argument("--least", type=float, default=90.0, help="percent that must be noticed")
     parser.add_argument(
+        "--cases", type=int, default=6, help="of each test's table of cases, at most (6); 0: all"
+    )
+    parser.add_argument(
         "--reuse", action="store_true", help="take which test runs which line from the last run"
     )
     options = parser.parse_args(arguments)
@@ -141,10 +144,11 @@ def main(arguments: list[str]) -> int:
     print(f"seed {seed}: {len(chosen)} of {len(mutants)} mutants, {options.workers} at a time")
     known = BUILD / "record" / "covering.json"
     if options.reuse and known.exists():
-        covering = Covering(json.loads(known.read_text(encoding="utf-8")))
+        found = json.loads(known.read_text(encoding="utf-8"))
     else:
         print("recording which test runs which line …", flush=True)
-        covering = record(BUILD / "record")
+        found = record(BUILD / "record")
+    covering = Covering(found, options.cases)
     verdicts = judge_all(chosen, covering, options.workers)
     table, score = summary(verdicts, explained(PAGE.read_text(encoding="utf-8")))
     print(f"\nseed {seed}\n{table}")

@@ -59,7 +59,8 @@ class Verdict:
 class Covering:
     """Which tests run which lines, fastest first, and how long each may take."""
 
-    def __init__(self, found: dict[str, Any]) -> None:
+    def __init__(self, found: dict[str, Any], cases: int = 0) -> None:
+        self.cases = cases
         self.seconds: dict[str, float] = found["seconds"]
         self.lines: dict[str, dict[int, list[str]]] = {
             module: {int(line): tests for line, tests in lines.items()}
@@ -75,18 +76,38 @@ class Covering:
         lines = self.lines.get(mutant.module, {})
         here = [lines.get(n) for n in range(mutant.line, mutant.end_line + 1)]
         tests = {test for at in here if at for test in at if test}
-        at_import = any(at is not None and "" in at for at in here)
+        # Of a table over many lines at module level, only the first one counts as run.
+        at_import = any(at and "" in at for at in here) or not (mutant.where or any(here))
         if at_import and not (mutant.where and tests):
             tests |= {test for at in lines.values() for test in at if test}
-        return sorted(tests, key=lambda test: (self.seconds[test], test))
+        return sorted(_spread(tests, self.cases), key=lambda test: (self.seconds[test], test))
 
     def bound(self, test: str) -> float:
         """Seconds that a test may take: far more than it ever did."""
         return max(_LEAST_SECONDS, _TIMES * self.seconds[test])
 
 
-def record(directory: Path) -> Covering:
-    """Run every test once on unchanged code, in a copy; raises RuntimeError if one fails."""
+def _spread(tests: set[str], most: int) -> list[str]:
+    """At most `most` of the cases of each test function, from all over its table; 0: all.
+
+    Hundreds of cases of one test cost a survivor minutes; what is left out can only make
+    the result look worse than it is.
+    """
+    families: dict[str, list[str]] = {}
+    for test in sorted(tests):
+        families.setdefault(test.partition("[")[0], []).append(test)
+    chosen: list[str] = []
+    for cases in families.values():
+        step = max(1, -(-len(cases) // most)) if most else 1
+        chosen += cases[::step]
+    return chosen
+
+
+def record(directory: Path) -> dict[str, Any]:
+    """Run every test once on unchanged code, in a copy: what Covering is made from.
+
+    Raises RuntimeError if a test fails.
+    """
     shop = Workshop(directory)
     out = directory / "covering.json"
     run = subprocess.run(
@@ -108,7 +129,7 @@ def record(directory: Path) -> Covering:
     }
     # Whoever reads this later must not find paths of a folder that is gone.
     out.write_text(json.dumps(found), encoding="utf-8")
-    return Covering(found)
+    return found
 
 
 class Workshop:
