@@ -116,6 +116,17 @@ def seeds() -> Iterator[Seed]:
     for mode in (0, 1):
         yield "tail-hint", f"golden-{mode}", bytes([mode]) + vectors["tail-hint"]
         yield "sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
+        yield "disposable-sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
+    for name, at, value in (
+        ("hlc", 96, b"\xff" * 8), ("hlc-low", 96, bytes(8)), ("epoch", 104, b"\x09"),
+        ("no-epoch", 104, b"\x00"), ("count", 40, b"\x05"), ("covered", 48, b"\x88"),
+        ("durable", 56, b"\x0f"), ("hash", 768 + 6 * 32, b"?"),
+    ):  # fmt: skip
+        bent = bytearray(vectors["sidecar"])
+        bent[at : at + len(value)] = value
+        if name == "count":
+            bent[108:116] = bent[40:48]
+        yield "disposable-sidecar", name, b"\x01" + bytes(bent)
     damaged = bytearray(vectors["sidecar"])
     for at in range(800, len(damaged), 97):
         damaged[at] ^= 0x40

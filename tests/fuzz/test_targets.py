@@ -25,7 +25,7 @@ from tests.fuzz.targets import commands, files, journals, values
 
 TARGETS = target.load()
 INPUTS = [(name, path) for name in TARGETS for path in target.stored(name)]
-WHOLE_JOURNALS = {"opening", "second-opinion", "jsonl-import"}
+WHOLE_JOURNALS = {"disposable-sidecar", "opening", "second-opinion", "jsonl-import"}
 
 
 @pytest.mark.proves("INV-HOSTILE-BYTES-ARE-REFUSED-OR-READ")
@@ -93,6 +93,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "canonical-strict": (canonical, "decode", wrongly(None)),
     "canonical-typed": (canonical, "decode", raising(RecursionError())),
     "coordinates": (values, "name_from_path", wrongly("same")),
+    "disposable-sidecar": (journals.Store, "append_many", raising(IndexError())),
     "extensions": (values, "decode_extensions", wrongly({1: "a"})),
     "identity": (Identity, "accepts", wrongly(False)),
     "ids": (EventId, "__str__", wrongly("event:1")),

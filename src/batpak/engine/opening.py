@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
+from batpak.clock import MAX_US
 from batpak.config import StoreConfig
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
@@ -275,6 +276,12 @@ def _open_locked(
         )
         if tail.lost:
             raise _lost(layout, newest, tail)
+        if tail.end.sequence:
+            # From the segment itself: no value of a disposable file goes into a record.
+            last = reader.summary(tail.end.sequence - 1)
+            last_hash, last_hlc = last.event_hash, last.hlc
+        if last_hlc >> 16 > MAX_US // 1000:
+            raise _no_time_left(newest, tail, last_hlc)
         # The open event needs it; if it is damaged, that shows before anything is changed.
         previous_hash(LIFECYCLE.entity_bytes)
         # The header of a segment that this very open made carries the new epoch already.
@@ -514,6 +521,18 @@ def _lost(layout: Layout, newest: Found, tail: Tail) -> JournalCorrupt:
         last=tail.durable.durable - 1,
         witness=tail.durable.name,
         advice=f'run: batpak repair {layout.root}; reading with mode="r" serves what precedes',
+    )
+
+
+def _no_time_left(newest: Found, tail: Tail, last_hlc: int) -> JournalCorrupt:
+    # It has to go up with each event, so one forged event could use it up for ever.
+    return JournalCorrupt(
+        f"the last event's hybrid clock {last_hlc} is after the year 9999: no writer made it",
+        file=newest.path,
+        offset=tail.end.offset,
+        sequence=tail.end.sequence - 1,
+        reason="hlc",
+        advice='restore the journal from a snapshot; reading with mode="r" works',
     )
 
 

@@ -8,22 +8,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from batpak import Region, Store
+from batpak import Coordinate, EventKind, Item, Region, Store
 from batpak.errors import (
     BatpakError,
     Damaged,
     InvalidInput,
+    JournalCorrupt,
     PayloadDetached,
     PayloadErased,
     PayloadUnreadable,
 )
 from batpak.event import Event
 from batpak.journal.hint import Hint
+from tests.fuzz.mending import mend_sidecar
 from tests.fuzz.target import target
 from tests.fuzz.targets.commands import shared_memory
 from tests.fuzz.targets.files import mended
 from tests.support.faulty_files import DISK
-from tools import read_segment
+from tools import golden_vectors, read_segment
 from tools.golden_vectors import JOURNAL_ID
 
 IDENTITY = json.dumps(
@@ -100,6 +102,47 @@ def followed(path: Path) -> tuple[int, list[tuple[str, str | None]], list[str]]:
     except BatpakError as error:
         assert isinstance(error, Damaged)
         return 0, [], [str(error)]
+
+
+GOLDEN = golden_vectors.build()
+SEGMENT = b"".join(
+    GOLDEN[name].data
+    for name in (
+        "segment-header", "open-record", "single-commit", "batch-record", "close-record", "pad",
+    )
+)  # fmt: skip
+
+
+@target(max_bytes=4096)
+def disposable_sidecar(data: bytes) -> None:
+    """Whatever a sidecar says, nothing of it goes into the log.
+
+    A good segment with this sidecar beside it is refused by JournalCorrupt, or goes on:
+    then, without any sidecar, both readers accept it, with every event that was there. And
+    where the sidecar knows of more durable events than there are, that is damage.
+    """
+    if not data:
+        return
+    with tempfile.TemporaryDirectory(dir=shared_memory()) as folder:
+        path = Path(folder, "journal")
+        (path / "segments").mkdir(parents=True)
+        (path / "journal.json").write_bytes(IDENTITY)
+        (path / "segments" / f"{0:020}.seg").write_bytes(SEGMENT)
+        sidecar = path / "segments" / f"{0:020}.idx"
+        sidecar.write_bytes(mend_sidecar(data[1:]) if data[0] & 1 else data[1:])
+        try:
+            with Store.open(path, files=DISK) as store:
+                where = Coordinate("lamp:1", "house")
+                store.append_many([Item(where, n, kind=EventKind(0xF, 1)) for n in range(2)])
+        except JournalCorrupt:
+            assert (path / "segments" / f"{0:020}.seg").read_bytes().startswith(SEGMENT)
+            return
+        sidecar.unlink(missing_ok=True)
+        report = read_segment.read_journal(path)
+        assert [finding.line() for finding in report.findings] == []
+        assert report.events == 7 + 4
+        with Store.open(path, mode="r") as store:
+            assert store.verify("full").ok
 
 
 @target(max_bytes=8192)
