@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,21 @@ TEST = (
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("mutation"))
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    shop = Workshop(tmp_path_factory.mktemp("mutation"))
+    yield shop
+    shop.close()
 
 
 def covering(*lines: int, seconds: float = 1.0) -> Covering:
     return Covering(
         {"seconds": {TEST: seconds}, "lines": {MODULE: {str(n): [TEST] for n in lines}}}
     )
+
+
+class Hasty(Covering):
+    def bound(self, test: str) -> float:
+        return 5.0
 
 
 def planted(shop: Workshop, old: str, new: str) -> Mutant:
@@ -59,15 +67,17 @@ def test_a_mutant_is_killed_or_survives_and_is_taken_back(
     assert in_tree() == before
 
 
+def test_a_copy_that_fails_by_itself_is_noticed_before_any_mutant(shop: Workshop) -> None:
+    known = Hasty({"seconds": {}, "lines": {}})
+    shop.check([TEST], known)
+    with pytest.raises(RuntimeError, match="without any mutant: killed"):
+        shop.check([f"{TEST}_no_more"], known)
+
+
 def test_a_mutant_that_no_test_runs_is_not_tried(shop: Workshop) -> None:
     mutant = planted(shop, "HINT_SIZE = 64", "HINT_SIZE = 65")
     lonely = Mutant(MODULE, 999, 999, mutant.start, mutant.end, "", "", "Hint.decode", 0)
     assert shop.judge(lonely, covering(1)).outcome is Outcome.UNCOVERED
-
-
-class Hasty(Covering):
-    def bound(self, test: str) -> float:
-        return 3.0
 
 
 def test_a_mutant_that_never_ends_is_ended(shop: Workshop) -> None:

@@ -60,8 +60,11 @@ def difference(mutant: Mutant, source: bytes) -> str:
 def judge_all(chosen: list[Mutant], covering: Covering, workers: int) -> list[Verdict]:
     """The verdicts in the order of `chosen`; each worker has its own copy of the project."""
     shops: SimpleQueue[Workshop] = SimpleQueue()
+    fast = sorted(covering.seconds, key=covering.seconds.__getitem__)[::20]
     for number in range(workers):
-        shops.put(Workshop(BUILD / f"worker-{number}"))
+        shop = Workshop(BUILD / f"worker-{number}")
+        shop.check(fast, covering)
+        shops.put(shop)
     began = time.monotonic()
     done = 0
 
@@ -80,8 +83,12 @@ def judge_all(chosen: list[Mutant], covering: Covering, workers: int) -> list[Ve
             print(f"… {done} of {len(chosen)} in {time.monotonic() - began:.0f} s", flush=True)
         return verdict
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(judge, chosen))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(judge, chosen))
+    finally:
+        while not shops.empty():
+            shops.get().close()
 
 
 def place(mutant: Mutant) -> str:

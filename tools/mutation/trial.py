@@ -19,7 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,7 @@ _FILES: Final = ("pyproject.toml", "README.md", "Makefile", "CHANGELOG.md", "CON
 _LEAST_SECONDS: Final = 20.0
 _TIMES: Final = 20.0
 _OUTPUT: Final = 4000
+_FEW: Final = 40
 
 
 class Outcome(enum.Enum):
@@ -111,7 +112,7 @@ def record(directory: Path) -> dict[str, Any]:
     shop = Workshop(directory)
     out = directory / "covering.json"
     run = subprocess.run(
-        shop.command(list(TESTS)),
+        [sys.executable, "-B", "-m", "pytest", *shop.arguments, *TESTS],
         cwd=shop.place,
         env=shop.environment(BATPAK_MUTATION_RECORD=str(out)),
         capture_output=True,
@@ -150,13 +151,17 @@ class Workshop:
         for name in _FILES:
             shutil.copy2(ROOT / name, self.place / name)
         self.temporary = directory / "tmp"
+        self._server: subprocess.Popen[str] | None = None
 
-    def command(self, tests: Sequence[str]) -> list[str]:
-        """pytest on these tests or folders, with our plugin and nothing from the cache."""
+    @property
+    def arguments(self) -> list[str]:
+        """pytest's, before the tests: our plugin, and nothing from the cache."""
         return [
-            sys.executable, "-B", "-m", "pytest", "-x", "-q", "--no-header", "--tb=line",
-            "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tools.mutation.recorder",
-            "--hypothesis-profile=mutation", f"--basetemp={self.temporary}", *tests,
+            "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist",
+            "-p", "tools.mutation.recorder", "--hypothesis-profile=mutation",
+            # The server has imported what pytest would have rewritten.
+            "-W", "ignore::pytest.PytestAssertRewriteWarning",
+            f"--basetemp={self.temporary}",
         ]  # fmt: skip
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -167,6 +172,15 @@ class Workshop:
     def source(self, module: str) -> bytes:
         """The unchanged source of a module."""
         return (self.place / "src" / module).read_bytes()
+
+    def check(self, tests: list[str], covering: Covering) -> None:
+        """Raises RuntimeError unless these tests pass here without any mutant.
+
+        Else a fault of ours would kill every mutant.
+        """
+        outcome, by = self._run(tests, covering)
+        if outcome is not Outcome.SURVIVED:
+            raise RuntimeError(f"without any mutant: {outcome.value} by {by or 'nothing'}")
 
     def judge(self, mutant: Mutant, covering: Covering) -> Verdict:
         """Write the mutant, run its tests, put the module back."""
@@ -183,35 +197,29 @@ class Workshop:
         return Verdict(mutant, outcome, by, len(tests))
 
     def _run(self, tests: list[str], covering: Covering) -> tuple[Outcome, str]:
+        """A few fast tests first: most mutants need no more, and most files stay unread."""
+        for part in (tests[:_FEW], tests[_FEW:]):
+            if part:
+                outcome, by = self._run_part(part, covering)
+                if outcome is not Outcome.SURVIVED:
+                    return outcome, by
+        return Outcome.SURVIVED, ""
+
+    def _run_part(self, tests: list[str], covering: Covering) -> tuple[Outcome, str]:
         bounds = {test: covering.bound(test) for test in tests}
-        result = self.place / "result.jsonl"
+        result, limits = self.place / "result.jsonl", self.place / "bounds.json"
+        listed = self.place / "tests.txt"
         result.unlink(missing_ok=True)
-        arguments = self.place / "tests.txt"
-        arguments.write_text("\n".join(tests), encoding="utf-8")
-        environment = self.environment(
-            BATPAK_MUTATION_RESULT=str(result),
-            BATPAK_MUTATION_BOUNDS=str(self.place / "bounds.json"),
-        )
-        (self.place / "bounds.json").write_text(json.dumps(bounds), encoding="utf-8")
-        # A session of its own, so that what a test started goes when its run does.
-        run = subprocess.Popen(
-            self.command([f"@{arguments}"]),
-            cwd=self.place,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            status = run.wait(timeout=60 + sum(bounds.values()))
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            try:
-                os.killpg(run.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            run.wait()
+        limits.write_text(json.dumps(bounds), encoding="utf-8")
+        listed.write_text("\n".join(tests), encoding="utf-8")
+        asked = {
+            "tests": [f"@{listed}"],
+            "environment": {
+                "BATPAK_MUTATION_RESULT": str(result),
+                "BATPAK_MUTATION_BOUNDS": str(limits),
+            },
+        }
+        status = self._ask(asked, 60 + sum(bounds.values()))
         began, failed = "", ""
         lines = result.read_text(encoding="utf-8").splitlines() if result.exists() else []
         for line in lines:
@@ -227,3 +235,33 @@ class Workshop:
             # The plugin or conftest could not even begin: the mutant breaks an import.
             return Outcome.KILLED, "import"
         return Outcome.TIMEOUT, began
+
+    def _ask(self, asked: dict[str, Any], seconds: float) -> int | None:
+        """The exit status of one run; None where it was ended from outside."""
+        server = self._server
+        if server is None or server.poll() is not None:
+            server = self._server = subprocess.Popen(
+                [sys.executable, "-B", "-m", "tools.mutation.server", *self.arguments],
+                cwd=self.place,
+                env=self.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert server.stdin is not None, "it is a pipe"
+        assert server.stdout is not None, "it is a pipe"
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        pid = json.loads(server.stdout.readline())["pid"]
+        watch = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+        watch.start()
+        try:
+            return json.loads(server.stdout.readline())["status"]
+        finally:
+            watch.cancel()
+
+    def close(self) -> None:
+        """End the server of this copy."""
+        if self._server is not None:
+            self._server.communicate()
+            self._server = None
