@@ -14,8 +14,10 @@ import pytest
 from batpak import Coordinate, Durability, EventKind, Region, Store
 from batpak.engine import opening
 from batpak.errors import (
+    Damaged,
     JournalCorrupt,
     JournalLocked,
+    JournalPoisoned,
     NetworkFilesystem,
     NotAJournal,
     StorageFailed,
@@ -178,6 +180,33 @@ def test_a_lock_on_a_file_that_lost_its_name_is_no_lock(tmp_path: Path) -> None:
     assert (tmp_path / "journal.lock").read_text() == "55\n", "theirs is not touched"
     assert descriptors() == before
     fill(tmp_path)
+
+
+class ReplacingLater(Replacing):
+    """The lock file is replaced when the open has got as far as the hint."""
+
+    def lock(self, fd: int) -> bool:
+        return WatchedFiles.lock(self, fd)
+
+    def sync_file(self, fd: int) -> None:
+        super().sync_file(fd)
+        if self._names[fd] == "tail.hint":
+            Replacing.lock(self, fd)
+
+
+def test_a_lock_that_is_replaced_during_the_open_begins_no_segment(tmp_path: Path) -> None:
+    fill(tmp_path, 30)
+    before = descriptors()
+    with pytest.raises(JournalPoisoned) as caught:
+        # The newest segment is full by this measure, so the open event rotates.
+        Store.open(
+            tmp_path, files=ReplacingLater(tmp_path / "journal.lock"), segment_max_bytes=4096
+        )
+    assert isinstance(caught.value.cause, Damaged)
+    assert descriptors() == before
+    assert [p.name for p in (tmp_path / "segments").glob("*.seg")] == [FIRST]
+    with Store.open(tmp_path) as store:
+        assert notes(store) == list(range(30))
 
 
 class Contended(WatchedFiles):

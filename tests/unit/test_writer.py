@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -330,5 +331,21 @@ def test_a_forked_writer_refuses_and_lets_go_of_its_descriptors(tmp_path: Path) 
             call()
         assert caught.value.advice
     store.close()
+    with Store.open(tmp_path) as again:
+        assert [e.payload for e in again.query(Region(kind=NOTE))] == [1]
+
+
+def test_a_dropped_store_ends_the_thread_of_its_timer(tmp_path: Path) -> None:
+    def running() -> int:
+        return sum(thread.name == "batpak-flusher" for thread in threading.enumerate())
+
+    before = running()
+    every = Durability.EVERY(ms=3_600_000, events=1_000_000)
+    store = Store.open(tmp_path, durability=every)
+    store.append(ALICE, 1, kind=NOTE)
+    assert running() == before + 1
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del store
+    assert running() == before
     with Store.open(tmp_path) as again:
         assert [e.payload for e in again.query(Region(kind=NOTE))] == [1]
