@@ -1,10 +1,12 @@
 # Every target runs on a fresh clone: Python 3.11 or newer, make and git are enough.
 # Packages come from locks of versions and hashes (requirements/*.lock) into .venv.
-# Arguments: PYTHON (interpreter for .venv), WORKERS (test processes), ARGS (passed on).
+# Arguments: PYTHON (interpreter for .venv), WORKERS (test processes), ARGS (passed on),
+# SECONDS (of fuzzing, in all).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 2
 ARGS ?=
+SECONDS ?= 60
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -20,7 +22,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-system check lint dead-code format types layers docs-check api hooks \
-	docs coverage thorough kills crash bench bench-growth dist lock env clean
+	docs coverage thorough kills crash fuzz mutation bench bench-growth dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -83,6 +85,11 @@ kills: .venv/.dev  ## thousands of writers killed; ARGS="--rounds 3000 --seed 1"
 	$(BIN)/python -m tests.support.killing $(ARGS)
 crash: .venv/.dev  ## power cuts in every place; ARGS="--states 100000 --seed 1"
 	$(BIN)/python -m tools.crash --workers $(WORKERS) $(ARGS)
+fuzz: .venv/.fuzz  ## random bytes for every decoder, SECONDS=60 in all
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+mutation: .venv/.dev  ## break the code 300 times, see how often a test notices; ARGS="--seed 1"
+	$(BIN)/python -m tools.mutation --workers $(WORKERS) $(ARGS)
 
 bench: .venv/.bench  ## the speed budgets beside their peers
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -125,6 +132,10 @@ clean:  ## remove what these targets made
 
 .venv/.bench: .venv/.dev requirements/bench.lock
 	$(PIP) install --quiet --require-hashes -r requirements/bench.lock
+	@touch $@
+
+.venv/.fuzz: .venv/.dev requirements/fuzz.lock
+	$(PIP) install --quiet --require-hashes -r requirements/fuzz.lock
 	@touch $@
 
 .venv/.lock: .venv/.base requirements/lock.lock

@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/../requirements"
 uv=$1
 shift
-for name in lock run dev docs bench; do
+for name in lock run dev docs bench fuzz; do
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
         "$@" --output-file "$name.lock" "$name.in"

@@ -16,7 +16,9 @@ from batpak.errors import InvalidClock
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "FunctionClock", "SystemClock", "as_clock", "checked_us"]
 
-MAX_US: Final = 2**63 - 1
+MAX_US: Final = 253_402_300_799_999_999
+"""The last microsecond of the year 9999: the last that a datetime can name. The hybrid
+clock has 48 bits of milliseconds, which end in the year 10889."""
 
 
 @runtime_checkable
@@ -113,7 +115,7 @@ def as_clock(value: Clock | Callable[[], int] | None) -> Clock:
 
 
 def checked_us(clock: Clock) -> int:
-    """One reading of `now_us`, from 0 to 2^63 - 1. Raises: InvalidClock for any other."""
+    """One reading of `now_us`, from 0 to MAX_US. Raises: InvalidClock for any other."""
     now_us: object = clock.now_us()
     if type(now_us) is int and 0 <= now_us <= MAX_US:
         return now_us
@@ -122,7 +124,7 @@ def checked_us(clock: Clock) -> int:
     elif now_us < 0:
         what = f"the clock read {now_us} µs, which is before 1970"
     elif now_us > MAX_US:
-        what = f"the clock read {now_us} µs, which is over 63 bits"
+        what = f"the clock read {now_us} µs, which is after the year 9999"
     else:
         return int(now_us)
     raise InvalidClock(

@@ -230,7 +230,8 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
         """Read what `to_json` wrote. Raises InvalidInput naming the field."""
         try:
             plain = msgspec.json.decode(text, type=_ReceiptJson)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            # Text in a field that is no UTF-8, and nesting without end, are not DecodeErrors.
             raise InvalidInput(f"not a receipt: {error}", field="receipt") from error
         try:
             journal_id = UUID(plain.journal_id)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batpak.clock import SYSTEM_CLOCK, Clock, FunctionClock, SystemClock, as_clock, checked_us
+from batpak.clock import (
+    MAX_US,
+    SYSTEM_CLOCK,
+    Clock,
+    FunctionClock,
+    SystemClock,
+    as_clock,
+    checked_us,
+)
 from batpak.errors import InvalidClock
 
 
@@ -47,14 +56,29 @@ def test_what_is_no_clock_is_refused(value):
     assert caught.value.field == "clock"
 
 
-@pytest.mark.parametrize("reading", [0, 1, 2**63 - 1])
-def test_readings_of_63_bits_are_stored(reading):
+@pytest.mark.parametrize("reading", [0, 1, MAX_US])
+def test_readings_up_to_the_year_9999_are_stored(reading):
     assert checked_us(FunctionClock(lambda: reading)) == reading
+
+
+def test_the_last_reading_can_be_named_and_fits_the_hybrid_clock():
+    last = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=MAX_US)
+    assert (last.year, last.microsecond) == (9999, 999_999)
+    with pytest.raises(OverflowError):
+        last + timedelta(microseconds=1)
+    assert MAX_US // 1000 << 16 < 2**64
 
 
 @pytest.mark.parametrize(
     ("reading", "says"),
-    [(-1, "before 1970"), (2**63, "63 bits"), (1.5, "no integer"), (None, "None"), (True, "True")],
+    [
+        (-1, "before 1970"),
+        (MAX_US + 1, "9999"),
+        (2**63, "9999"),
+        (1.5, "no integer"),
+        (None, "None"),
+        (True, "True"),
+    ],
 )
 def test_other_readings_are_refused(reading, says):
     with pytest.raises(InvalidClock, match=says) as caught:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
     path for room in ("src", "tests", "tools", "benchmarks") for path in (ROOT / room).rglob("*.py")
 )
-LOCKS = ("run", "dev", "docs", "bench", "lock")
+LOCKS = ("run", "dev", "docs", "bench", "fuzz", "lock")
 
 SUPPRESSION = re.compile(r"# *(?:noqa|(?:type|pyright|ruff): *(?:ignore|noqa)|pragma: *no)\b")
 EXPLAINED = re.compile(
@@ -88,7 +88,9 @@ def test_a_lock_holds_exact_versions_with_hashes_and_no_address(name: str) -> No
 
 
 @pytest.mark.proves("INV-CANONICAL-CONTAINER-CI")
-@pytest.mark.parametrize(("lower", "upper"), [("run", "dev"), ("dev", "docs"), ("dev", "bench")])
+@pytest.mark.parametrize(
+    ("lower", "upper"), [("run", "dev"), ("dev", "docs"), ("dev", "bench"), ("dev", "fuzz")]
+)
 def test_locks_that_build_on_each_other_agree(lower: str, upper: str) -> None:
     above = locked(upper)
     for name, pins in locked(lower).items():

@@ -154,7 +154,10 @@ def test_what_is_no_receipt_is_refused(field: str, value: Any, error: type[Batpa
         AppendReceipt.from_json(json.dumps({k: v for k, v in PLAIN.items() if k != field}))
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{", b"\xff\xfe", '{"journal_id": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", "{", b"\xff\xfe", '{"journal_id": 1}', '{"x": "\ud800"}', '{"x":' * 2000],
+)
 def test_what_is_no_json_of_a_receipt_is_refused(text: str | bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
         AppendReceipt.from_json(text)

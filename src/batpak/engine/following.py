@@ -129,6 +129,9 @@ class Follower:
                     findings.append(_finding(error))
                     self._damage = error
                 walked += self._index.end - before
+        if not self._index.slots and found.segments:
+            # Damage before the first event: nothing is shown, and verify() can still compare.
+            self._index.append(found.segments[0].base, GrowingPart(0))
         epoch = max((segment.header.epoch for segment in found.segments), default=0)
         self._durable = max([self._durable, *(w.durable for w in found.witnesses)])
         return OpenReport(

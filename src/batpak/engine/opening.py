@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
+from batpak.clock import MAX_US
 from batpak.config import StoreConfig
 from batpak.engine.keeping import load_keys
 from batpak.engine.reading import LogReader
@@ -295,6 +296,12 @@ def _open_locked(
         )
         if tail.lost:
             raise _lost(layout, newest, tail)
+        if tail.end.sequence:
+            # From the segment itself: no value of a disposable file goes into a record.
+            last = reader.summary(tail.end.sequence - 1)
+            last_hash, last_hlc = last.event_hash, last.hlc
+        if last_hlc >> 16 > MAX_US // 1000:
+            raise _no_time_left(newest, tail, last_hlc)
         # The open event needs it; if it is damaged, that shows before anything is changed.
         previous_hash(LIFECYCLE.entity_bytes)
         # The header of a segment that this very open made carries the new epoch already.
@@ -331,7 +338,7 @@ def _open_locked(
             index=growing,
             heads=heads,
             cold_head=reader.head,
-            find=reader.find,
+            find=reader.find_id,
             on_rotated=lambda sealed, header: opened.begin_part(sealed, header),
             timestamp_us=0,
         )
@@ -600,6 +607,18 @@ def _lost(layout: Layout, newest: Found, tail: Tail) -> JournalCorrupt:
         last=tail.durable.durable - 1,
         witness=tail.durable.name,
         advice=f'run: batpak repair {layout.root}; reading with mode="r" serves what precedes',
+    )
+
+
+def _no_time_left(newest: Found, tail: Tail, last_hlc: int) -> JournalCorrupt:
+    # It has to go up with each event, so one forged event could use it up for ever.
+    return JournalCorrupt(
+        f"the last event's hybrid clock {last_hlc} is after the year 9999: no writer made it",
+        file=newest.path,
+        offset=tail.end.offset,
+        sequence=tail.end.sequence - 1,
+        reason="hlc",
+        advice='restore the journal from a snapshot; reading with mode="r" works',
     )
 
 

@@ -20,7 +20,13 @@ from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout, parse_segment_name
 from batpak.journal.reading import SegmentPool
-from batpak.journal.record import Chain, Record, salt_crc
+from batpak.journal.record import (
+    RECORD_HEADER_SIZE,
+    Chain,
+    Record,
+    decode_header,
+    salt_crc,
+)
 from batpak.journal.recovery import Witness, first_chain, last_nonzero, walk
 from batpak.journal.sidecar import (
     SIDECAR_PREFIX_SIZE,
@@ -186,10 +192,19 @@ def usable_sidecar(
     chain = Chain(sidecar.last_record_offset, 0, 0, 0)
     try:
         reader = pool.get(found.base)
-        data = reader.read(chain.offset, 64)
-        if len(data) < 64 or int.from_bytes(data[4:8], "little") != sidecar.last_head_crc:
-            return None
         if not HEADER_SIZE <= chain.offset < sidecar.covered <= reader.size():
+            return None
+        data = reader.read(chain.offset, RECORD_HEADER_SIZE)
+        if data[4:8] != sidecar.last_head_crc.to_bytes(4, "little"):
+            return None
+        # The next record goes by what the last one covered says, so the two have to agree. A
+        # damaged header is for `verify` to name: it costs no open.
+        last = decode_header(data, chain.offset, salt_crc(sidecar.salt))
+        if last is not None and (
+            last.epoch,
+            last.base_sequence + last.events,
+            chain.offset + RECORD_HEADER_SIZE + last.head_len + last.body_len,
+        ) != (sidecar.max_epoch, sidecar.next_sequence, sidecar.covered):
             return None
         fd = files.open(layout.sidecar(found.base), os.O_RDONLY)
         with closing(files, fd):

@@ -104,17 +104,20 @@ class MappedPart:
         import numpy as np
 
         if not _numbers_fit(self.header.count, self._arrays):
-            raise JournalCorrupt(
-                f"the sidecar of segment {self.first} contradicts itself",
-                sequence=self.first,
-                reason="sidecar",
-                advice="delete the segment's .idx file and open the journal again",
-            )
+            raise self._contradiction()
         return {
             name: np.frombuffer(array, np.uint32)
             for name, array in self._arrays.items()
             if name not in _OTHER
         }
+
+    def _contradiction(self) -> JournalCorrupt:
+        return JournalCorrupt(
+            f"the sidecar of segment {self.first} contradicts itself",
+            sequence=self.first,
+            reason="sidecar",
+            advice="delete the segment's .idx file and open the journal again",
+        )
 
     @cached_property
     def _kind(self) -> npt.NDArray[np.uint16]:
@@ -259,14 +262,22 @@ class MappedPart:
         return self._foreign
 
     def last_of(self, entity: bytes, rows: int) -> int | None:
-        """The entity's last row among the first `rows`."""
+        """The entity's last row among the first `rows`. Raises JournalCorrupt."""
         number = _index_of(self._entities, entity)
         if number is None:
             return None
         starts = self._arrays["entity_postings_start"].cast("I")
         postings = self._arrays["entity_postings"].cast("I")
-        place = bisect_left(postings, rows, starts[number], starts[number + 1])
-        return postings[place - 1] if place > starts[number] else None
+        start, end = starts[number], starts[number + 1]
+        if not start < end <= len(postings):
+            raise self._contradiction()
+        place = bisect_left(postings, rows, start, end)
+        if place == start:
+            return None
+        row = postings[place - 1]
+        if row >= rows:  # they do not ascend
+            raise self._contradiction()
+        return row
 
     def tally(self, rows: int) -> Tally:
         """Names and kinds; `rows` is all of them, for a part is below every bound."""

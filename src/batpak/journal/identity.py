@@ -50,7 +50,7 @@ class Identity(msgspec.Struct, frozen=True):
                     advice="upgrade batpak to open it",
                 )
             identity = msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Damaged(
                 f"journal.json can't be read: {error}",
                 file=file,

@@ -1,0 +1,351 @@
+"""The writer's rarer ways: keys, references, full streams, interruptions that go on failing.
+
+Through `open_for_writing`, for what no public call reaches yet, and through the store for
+everything else. Forged segments stand in for journals that would take years to write.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batpak import Coordinate, Durability, EventKind, Item, Region, Store
+from batpak.config import StoreConfig
+from batpak.engine.opening import Opened, open_for_writing
+from batpak.errors import (
+    BatchTooLarge,
+    EntityClockOverflow,
+    InvalidInput,
+    JournalPoisoned,
+    StorageFailed,
+    StoreForked,
+)
+from batpak.event import CODEC_PLAIN, FLAG_KEYED, content_hash, id_of_hlc
+from batpak.journal import writer as writing
+from batpak.journal.header import SegmentHeader
+from batpak.journal.layout import Layout
+from batpak.journal.record import Chain, build_commit, salt_crc
+from batpak.journal.writer import MAX_CLOCK, Prepared
+from tests.fuzz.mending import mend_segment
+from tests.fuzz.targets.journals import IDENTITY
+from tests.support.faulty_files import DISK
+from tests.support.records import row
+from tests.watched_files import WatchedFiles
+from tools.golden_vectors import JOURNAL_ID
+
+ALICE = Coordinate("player:alice", "room:dungeon")
+BOB = Coordinate("player:bob", "room:dungeon")
+NOTE = EventKind(1, 7)
+FIRST = f"{0:020}.seg"
+KEY = bytes(range(16))
+
+
+def prepared(coordinate: Coordinate = ALICE, **options: Any) -> Prepared:
+    return Prepared(
+        coordinate, NOTE.raw, 0, CODEC_PLAIN, b"abc", content_hash(0, b"abc"), **options
+    )
+
+
+def opened(path: Path, **options: Any) -> Opened:
+    config = StoreConfig(**({"durability": Durability.OS, "preallocate": 0} | options))
+    return open_for_writing(DISK, Layout(path), config)
+
+
+# --- keys and references ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["batch", "single"])
+def test_a_key_is_the_events_id_and_marks_it(tmp_path: Path, together: bool) -> None:
+    journal = opened(tmp_path)
+    writer, reader = journal.writer, journal.reader
+    events = [prepared(key=KEY), prepared(BOB, flags=3)]
+    keyed, own = writer.commit(events) if together else [writer.commit_one(e) for e in events]
+    assert keyed[1] == KEY
+    bound = writer.log.sequence
+    found = reader.get(KEY, bound)
+    assert found is not None
+    assert (found.sequence, found.flags) == (keyed[0], FLAG_KEYED)
+    assert found.correlation_id.bytes == KEY
+    other = reader.get(own[1], bound)
+    assert other is not None
+    assert (other.sequence, other.flags) == (own[0], 3)
+    assert own[1] == id_of_hlc(own[2], int.from_bytes(own[1][8:], "big") & (2**58 - 1))
+    assert journal.index.find_foreign(KEY, bound) == keyed[0]
+    assert journal.index.find_foreign(own[1], bound) is None
+    writer.abandon()
+    writer.release()
+    with Store.open(tmp_path) as store:
+        assert store.get(found.event_id) == found
+        assert store.verify("full").ok
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["batch", "single"])
+def test_a_key_that_happens_to_be_the_id_for_its_clock_is_not_foreign(
+    tmp_path: Path, together: bool
+) -> None:
+    journal = opened(tmp_path, clock=lambda: 1_000_000)
+    writer = journal.writer
+    key = id_of_hlc(writer.log.hlc + 1, 5)
+    (done,) = (
+        writer.commit([prepared(key=key)]) if together else [writer.commit_one(prepared(key=key))]
+    )
+    assert done[1] == key
+    assert done[2] == writer.log.hlc
+    assert journal.index.find_foreign(key, writer.log.sequence) is None
+    assert journal.reader.find(key, writer.log.sequence) == done[0]
+    writer.abandon()
+    writer.release()
+
+
+def test_items_of_a_batch_name_earlier_ones(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    cause = bytes([9]) * 16
+    done = journal.writer.commit(
+        [
+            prepared(),
+            prepared(causation_id=0, correlation_id=0),
+            prepared(causation_id=cause, correlation_id=cause),
+            prepared(BOB, causation_id=1),
+        ]
+    )
+    ids = [one[1] for one in done]
+    rows = [journal.reader.at(one[0]).row for one in done]
+    assert [r.causation_id for r in rows] == [bytes(16), ids[0], cause, ids[1]]
+    assert [r.correlation_id for r in rows] == [ids[0], ids[0], cause, ids[3]]
+    assert [r.clock for r in rows] == [0, 1, 2, 0]
+    assert [one[3] for one in done] == [0, 1, 2, 0]
+    assert rows[1].prev_hash == done[0][4] == done[1][5]
+    assert [r.hlc for r in rows] == list(range(rows[0].hlc, rows[0].hlc + 4))
+    journal.writer.abandon()
+    journal.writer.release()
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+
+def forged(path: Path, epoch: int = 1, **fields: Any) -> None:
+    """A journal of one segment with one event of `alice` whose row says anything."""
+    header = SegmentHeader(JOURNAL_ID.bytes, 0, 0, bytes(16), bytes(32), epoch).encode()
+    entity, scope = ALICE.entity_bytes, ALICE.scope_bytes
+    one = row(
+        0, entity_len=len(entity), scope_len=len(scope), content_hash=content_hash(0, b"abc"),
+        **fields,
+    )  # fmt: skip
+    chain = Chain(128, 0, int.from_bytes(header[124:], "little"), epoch)
+    record = build_commit(
+        salt_crc(bytes(16)), chain.offset, 0, chain.prev_crc, 0, epoch, 2, [one], [entity + scope],
+        [b"abc"],
+    )[0]  # fmt: skip
+    (path / "segments").mkdir(parents=True)
+    (path / "journal.json").write_bytes(IDENTITY)
+    (path / "segments" / FIRST).write_bytes(mend_segment(header + record))
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["batch", "single"])
+def test_a_stream_that_is_full_takes_no_event_and_others_do(tmp_path: Path, together: bool) -> None:
+    forged(tmp_path, clock=MAX_CLOCK - 1)
+
+    def append(store: Store, where: Coordinate) -> int:
+        if together:
+            return store.append_many([Item(where, 1, kind=NOTE)])[0].clock
+        return store.append(where, 1, kind=NOTE).clock
+
+    with Store.open(tmp_path) as store:
+        assert append(store, ALICE) == MAX_CLOCK
+        before = len(store)
+        with pytest.raises(EntityClockOverflow) as caught:
+            append(store, ALICE)
+        assert caught.value.entity == ALICE.entity
+        assert len(store) == before
+        assert append(store, BOB) == 0
+    with Store.open(tmp_path) as store, pytest.raises(EntityClockOverflow):
+        append(store, ALICE)
+
+
+def test_a_commit_leaves_room_for_a_later_erasures_table() -> None:
+    limit = (1 << 30) - 24
+    writing._check_size(limit - 176 - 4, 1)
+    writing._check_size(limit - 2 * 176 - 8, 2)
+    for count in (1, 2, 50):
+        with pytest.raises(BatchTooLarge) as caught:
+            writing._check_size(limit - 180 * count + 1, count)
+        assert caught.value.limit == limit - 4 * count
+        assert caught.value.advice
+
+
+def test_streams_that_were_put_aside_go_on_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_WARM_HEADS", 3)
+    with Store.open(tmp_path, segment_max_bytes=4096, durability=Durability.OS) as store:
+        clocks = [
+            store.append(Coordinate(f"player:{n % 8}", "house"), n, kind=NOTE).clock
+            for n in range(200)
+        ]
+        assert clocks == [n // 8 for n in range(200)]
+        assert len(store._writer._heads) <= 8 + 40, "those since the last rotation"
+        assert store.verify("full").ok
+
+
+def test_the_greatest_epoch_is_the_last_one(tmp_path: Path) -> None:
+    forged(tmp_path / "full", epoch=2**32 - 1)
+    before = (tmp_path / "full" / "segments" / FIRST).read_bytes()
+    with pytest.raises(InvalidInput) as caught:
+        Store.open(tmp_path / "full")
+    assert (caught.value.field, caught.value.value) == ("epoch", 2**32)
+    assert (tmp_path / "full" / "segments" / FIRST).read_bytes() == before
+    forged(tmp_path / "almost", epoch=2**32 - 2)
+    with Store.open(tmp_path / "almost") as store:
+        assert store.open_report.epoch == 2**32 - 1
+
+
+# --- what goes on failing ------------------------------------------------------------------------
+
+
+def rotating(path: Path, files: WatchedFiles) -> Store:
+    """A store whose next append rotates."""
+    store = Store.open(path, files=files, segment_max_bytes=4096, durability=Durability.OS)
+    while store.stats().segment_bytes < 4096:
+        store.append(ALICE, len(store), kind=NOTE)
+    return store
+
+
+@pytest.mark.parametrize("operation", ["unlink", "sync_directory"])
+def test_a_rotation_that_can_be_neither_done_nor_undone_poisons(
+    tmp_path: Path, operation: str
+) -> None:
+    files = WatchedFiles()
+    store = rotating(tmp_path, files)
+    written = len(store)
+    files.refuse("rename", "*", errno.EIO)
+    files.refuse(operation, "*", errno.EIO)
+    with pytest.raises(JournalPoisoned) as caught:
+        store.append(ALICE, 0, kind=NOTE)
+    assert isinstance(caught.value.cause, OSError)
+    files.refused.clear()
+    with pytest.raises(JournalPoisoned):
+        store.append(ALICE, 0, kind=NOTE)
+    assert len(store) == written
+    with pytest.raises(JournalPoisoned):
+        store.close()
+    with Store.open(tmp_path) as again:
+        assert [e.sequence for e in again.query(Region(kind=NOTE))] == list(range(1, written))
+
+
+def test_a_rotation_that_was_undone_is_tried_again(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    store = rotating(tmp_path, files)
+    files.refuse("rename", "*", errno.EIO)
+    for _ in range(2):
+        with pytest.raises(StorageFailed):
+            store.append(ALICE, 0, kind=NOTE)
+        assert sorted(os.listdir(tmp_path / "segments")) == [FIRST]
+    files.refused.clear()
+    store.append(ALICE, 0, kind=NOTE)
+    assert len([n for n in os.listdir(tmp_path / "segments") if n.endswith(".seg")]) == 2
+    store.close()
+
+
+class Interrupting(WatchedFiles):
+    """The next write to a segment takes effect, and then Ctrl-C arrives."""
+
+    def __init__(self, operation: str = "pwrite") -> None:
+        super().__init__()
+        self.operation = operation
+        self.armed = False
+
+    def _after(self, operation: str) -> None:
+        if self.armed and operation == self.operation:
+            self.armed = False
+            raise KeyboardInterrupt
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        written = super().pwrite(fd, data, offset)
+        self._after("pwrite")
+        return written
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        self._after("rename")
+
+    def fstat(self, fd: int) -> os.stat_result:
+        self._meet("fstat", self._names.get(fd, ""))
+        return super().fstat(fd)
+
+    def stat(self, path: str) -> os.stat_result:
+        self._meet("stat", os.path.basename(path))
+        return super().stat(path)
+
+
+@pytest.mark.parametrize(("operation", "then"), [("pwrite", "fstat"), ("rename", "stat")])
+def test_an_interruption_that_can_not_be_looked_at_poisons(
+    tmp_path: Path, operation: str, then: str
+) -> None:
+    files = Interrupting(operation)
+    store = rotating(tmp_path, files)
+    if operation == "pwrite":
+        store.append(ALICE, 0, kind=NOTE)
+    written = len(store)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, 1, kind=NOTE)
+    files.refuse(then, "0*", errno.EIO)
+    with pytest.raises(JournalPoisoned) as caught:
+        store.append(ALICE, 2, kind=NOTE)
+    assert isinstance(caught.value.cause, OSError)
+    assert caught.value.cause.errno == errno.EIO
+    files.refused.clear()
+    with pytest.raises(JournalPoisoned):
+        store.append(ALICE, 3, kind=NOTE)
+    with pytest.raises(JournalPoisoned):
+        store.close()
+    with Store.open(tmp_path) as again:
+        kept = [e.sequence for e in again.query(Region(kind=NOTE))]
+        assert len(kept) >= written - 2
+
+
+# --- a forked child, told by the handler itself ----------------------------------------------
+
+
+def test_a_forked_writer_refuses_and_lets_go_of_its_descriptors(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    store.append(ALICE, 1, kind=NOTE)
+    writer = store._writer
+    fds = {writer._lock_fd, writer._hint_fd, writer.log.segment.fd}
+    assert all(os.fstat(fd) for fd in fds)
+    # The parent's thread that held the lock does not exist in the child.
+    writer._append_lock.acquire()
+    writer._sync_lock.acquire()
+    writer.forked()
+    for fd in fds:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    assert writer.is_forked
+    for call in (lambda: store.append(ALICE, 2, kind=NOTE), lambda: len(store), store.sync):
+        with pytest.raises(StoreForked) as caught:
+            call()
+        assert caught.value.advice
+    store.close()
+    with Store.open(tmp_path) as again:
+        assert [e.payload for e in again.query(Region(kind=NOTE))] == [1]
+
+
+def test_a_dropped_store_ends_the_thread_of_its_timer(tmp_path: Path) -> None:
+    def running() -> int:
+        return sum(thread.name == "batpak-flusher" for thread in threading.enumerate())
+
+    before = running()
+    every = Durability.EVERY(ms=3_600_000, events=1_000_000)
+    store = Store.open(tmp_path, durability=every)
+    store.append(ALICE, 1, kind=NOTE)
+    assert running() == before + 1
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del store
+    assert running() == before
+    with Store.open(tmp_path) as again:
+        assert [e.payload for e in again.query(Region(kind=NOTE))] == [1]

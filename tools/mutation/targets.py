@@ -1,0 +1,27 @@
+"""What is mutated, and which tests may notice: the one place to add a module.
+
+A module goes in when damage to it would break a promise of docs/durability or of the
+format. Tests that only start other processes find no mutants: they run another copy.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["MODULES", "TESTS"]
+
+MODULES: Final = (
+    "batpak/event.py",
+    "batpak/journal/record.py",
+    "batpak/journal/header.py",
+    "batpak/journal/hint.py",
+    "batpak/journal/recovery.py",
+    "batpak/journal/sidecar.py",
+    "batpak/journal/writer.py",
+    "batpak/journal/group.py",
+    "batpak/engine/opening.py",
+)
+"""Files below src."""
+
+TESTS: Final = ("tests/unit", "tests/property", "tests/crash", "tests/fuzz")
+"""Where the tests are."""

@@ -1,0 +1,267 @@
+"""Run the tests that may notice a mutant, in a copy of the project, within bounds.
+
+The copy is made once for each worker; a mutant is one file written there and put back.
+Its `src` comes first on the path, so the installed project is never imported. Tests run
+fastest first and stop at the first failure.
+
+    a test fails, or the module can't be imported     killed
+    a test is over its bound, or the process dies     killed (counted apart)
+    all tests pass                                    survived
+    no test runs the line                             survived (counted apart)
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tools.mutation.operators import Mutant
+from tools.mutation.targets import MODULES, TESTS
+
+__all__ = ["Covering", "Outcome", "Verdict", "Workshop", "record"]
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_COPIED: Final = ("src", "tests", "tools", "docs", "benchmarks", "requirements", ".importlinter")
+_FILES: Final = ("pyproject.toml", "README.md", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md")
+_LEAST_SECONDS: Final = 20.0
+_TIMES: Final = 20.0
+_OUTPUT: Final = 4000
+_FEW: Final = 40
+
+
+class Outcome(enum.Enum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    SURVIVED = "survived"
+    UNCOVERED = "uncovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A mutant, its outcome, and the test that noticed it."""
+
+    mutant: Mutant
+    outcome: Outcome
+    by: str = ""
+    tests: int = 0
+
+
+class Covering:
+    """Which tests run which lines, fastest first, and how long each may take."""
+
+    def __init__(self, found: dict[str, Any], cases: int = 0) -> None:
+        self.cases = cases
+        self.seconds: dict[str, float] = found["seconds"]
+        self.lines: dict[str, dict[int, list[str]]] = {
+            module: {int(line): tests for line, tests in lines.items()}
+            for module, lines in found["lines"].items()
+        }
+
+    def of(self, mutant: Mutant) -> list[str]:
+        """The tests that run any line of this mutant.
+
+        What runs at import only (tables, constants, defaults) can show in any test that
+        runs the module at all.
+        """
+        lines = self.lines.get(mutant.module, {})
+        here = [lines.get(n) for n in range(mutant.line, mutant.end_line + 1)]
+        tests = {test for at in here if at for test in at if test}
+        # Of a table over many lines at module level, only the first one counts as run.
+        at_import = any(at and "" in at for at in here) or not (mutant.where or any(here))
+        if at_import and not (mutant.where and tests):
+            tests |= {test for at in lines.values() for test in at if test}
+        return sorted(_spread(tests, self.cases), key=lambda test: (self.seconds[test], test))
+
+    def bound(self, test: str) -> float:
+        """Seconds that a test may take: far more than it ever did."""
+        return max(_LEAST_SECONDS, _TIMES * self.seconds[test])
+
+
+def _spread(tests: set[str], most: int) -> list[str]:
+    """At most `most` of the cases of each test function, from all over its table; 0: all.
+
+    Hundreds of cases of one test cost a survivor minutes; what is left out can only make
+    the result look worse than it is.
+    """
+    families: dict[str, list[str]] = {}
+    for test in sorted(tests):
+        families.setdefault(test.partition("[")[0], []).append(test)
+    chosen: list[str] = []
+    for cases in families.values():
+        step = max(1, -(-len(cases) // most)) if most else 1
+        chosen += cases[::step]
+    return chosen
+
+
+def record(directory: Path) -> dict[str, Any]:
+    """Run every test once on unchanged code, in a copy: what Covering is made from.
+
+    Raises RuntimeError if a test fails.
+    """
+    shop = Workshop(directory)
+    out = directory / "covering.json"
+    run = subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", *shop.arguments, *TESTS],
+        cwd=shop.place,
+        env=shop.environment(BATPAK_MUTATION_RECORD=str(out)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        raise RuntimeError(f"the tests fail without any mutant:\n{run.stdout[-_OUTPUT:]}")
+    found = json.loads(out.read_text(encoding="utf-8"))
+    source = str(shop.place / "src") + os.sep
+    found["lines"] = {
+        file.removeprefix(source): lines
+        for file, lines in found["lines"].items()
+        if file.removeprefix(source) in MODULES
+    }
+    # Whoever reads this later must not find paths of a folder that is gone.
+    out.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+class Workshop:
+    """One copy of the project, in which one mutant at a time lives."""
+
+    def __init__(self, directory: Path) -> None:
+        self.place = directory / "copy"
+        if self.place.exists():
+            shutil.rmtree(self.place)
+        self.place.mkdir(parents=True)
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        for name in _COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, self.place / name, ignore=ignored)
+            else:
+                shutil.copy2(source, self.place / name)
+        for name in _FILES:
+            shutil.copy2(ROOT / name, self.place / name)
+        self.temporary = directory / "tmp"
+        self._server: subprocess.Popen[str] | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """pytest's, before the tests: our plugin, and nothing from the cache."""
+        return [
+            "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist",
+            "-p", "tools.mutation.recorder", "--hypothesis-profile=mutation",
+            # The server has imported what pytest would have rewritten.
+            "-W", "ignore::pytest.PytestAssertRewriteWarning",
+            f"--basetemp={self.temporary}",
+        ]  # fmt: skip
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Our copy first on the path; nothing written beside sources."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
+        return kept | {"PYTHONPATH": f"{self.place / 'src'}{os.pathsep}{self.place}"} | more
+
+    def source(self, module: str) -> bytes:
+        """The unchanged source of a module."""
+        return (self.place / "src" / module).read_bytes()
+
+    def check(self, tests: list[str], covering: Covering) -> None:
+        """Raises RuntimeError unless these tests pass here without any mutant.
+
+        Else a fault of ours would kill every mutant.
+        """
+        outcome, by = self._run(tests, covering)
+        if outcome is not Outcome.SURVIVED:
+            raise RuntimeError(f"without any mutant: {outcome.value} by {by or 'nothing'}")
+
+    def judge(self, mutant: Mutant, covering: Covering) -> Verdict:
+        """Write the mutant, run its tests, put the module back."""
+        tests = covering.of(mutant)
+        if not tests:
+            return Verdict(mutant, Outcome.UNCOVERED)
+        path = self.place / "src" / mutant.module
+        before = path.read_bytes()
+        path.write_bytes(mutant.apply(before))
+        try:
+            outcome, by = self._run(tests, covering)
+        finally:
+            path.write_bytes(before)
+        return Verdict(mutant, outcome, by, len(tests))
+
+    def _run(self, tests: list[str], covering: Covering) -> tuple[Outcome, str]:
+        """A few fast tests first: most mutants need no more, and most files stay unread."""
+        for part in (tests[:_FEW], tests[_FEW:]):
+            if part:
+                outcome, by = self._run_part(part, covering)
+                if outcome is not Outcome.SURVIVED:
+                    return outcome, by
+        return Outcome.SURVIVED, ""
+
+    def _run_part(self, tests: list[str], covering: Covering) -> tuple[Outcome, str]:
+        bounds = {test: covering.bound(test) for test in tests}
+        result, limits = self.place / "result.jsonl", self.place / "bounds.json"
+        listed = self.place / "tests.txt"
+        result.unlink(missing_ok=True)
+        limits.write_text(json.dumps(bounds), encoding="utf-8")
+        listed.write_text("\n".join(tests), encoding="utf-8")
+        asked = {
+            "tests": [f"@{listed}"],
+            "environment": {
+                "BATPAK_MUTATION_RESULT": str(result),
+                "BATPAK_MUTATION_BOUNDS": str(limits),
+            },
+        }
+        status = self._ask(asked, 60 + sum(bounds.values()))
+        began, failed = "", ""
+        lines = result.read_text(encoding="utf-8").splitlines() if result.exists() else []
+        for line in lines:
+            if line.startswith("{"):
+                facts = json.loads(line)
+                began = facts.get("began", began)
+                failed = failed or facts.get("failed", "")
+                if "ended" in facts and status is not None:
+                    if status == 0:
+                        return Outcome.SURVIVED, ""
+                    return Outcome.KILLED, failed or "import"
+        if not began:
+            # The plugin or conftest could not even begin: the mutant breaks an import.
+            return Outcome.KILLED, "import"
+        return Outcome.TIMEOUT, began
+
+    def _ask(self, asked: dict[str, Any], seconds: float) -> int | None:
+        """The exit status of one run; None where it was ended from outside."""
+        server = self._server
+        if server is None or server.poll() is not None:
+            server = self._server = subprocess.Popen(
+                [sys.executable, "-B", "-m", "tools.mutation.server", *self.arguments],
+                cwd=self.place,
+                env=self.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert server.stdin is not None, "it is a pipe"
+        assert server.stdout is not None, "it is a pipe"
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        pid = json.loads(server.stdout.readline())["pid"]
+        watch = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+        watch.start()
+        try:
+            return json.loads(server.stdout.readline())["status"]
+        finally:
+            watch.cancel()
+
+    def close(self) -> None:
+        """End the server of this copy."""
+        if self._server is not None:
+            self._server.communicate()
+            self._server = None
