@@ -120,6 +120,11 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
         """The row's content hash."""
         return self.content[-32:]
 
+    @property
+    def payload_version(self) -> int:
+        """The row's payload version."""
+        return ROW_CONTENT.unpack(self.content)[4]
+
     @classmethod
     def of(
         cls,
