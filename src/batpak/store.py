@@ -32,7 +32,7 @@ from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
-from batpak.engine.sealing import map_sidecar, wants_sidecar, write_sidecar
+from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
 from batpak.engine.staging import Fence, Outbox
 from batpak.engine.submission import Pressure, Submission, SubmitQueue
 from batpak.engine.system import close_event
@@ -46,7 +46,6 @@ from batpak.errors import (
     KindCollision,
     PayloadDamaged,
     StoreClosed,
-    Unavailable,
     WaitTimeout,
 )
 from batpak.event import (
@@ -513,11 +512,14 @@ class Store(_Reading):
         self._writer = opened.writer
         self._journal_id = opened.identity.journal_id
         self._sealed = opened.sealed
-        self._sealing = threading.Lock()
+        self._sealer = Sealer(
+            files, self._layout, opened.identity, opened.index, opened.pool, opened.writer,
+            opened.sealed,
+        )  # fmt: skip
         self._preparer = Preparer(config)
         self._appender = Appender(
             opened.writer, opened.reader, self._preparer, self._journal_id, config.durability,
-            opened.sealed, self._write_sidecars,
+            opened.sealed, self._sealer.write_sidecars,
         )  # fmt: skip
         # What every append passes, looked up once.
         self._prepare = self._preparer.one
@@ -855,8 +857,8 @@ class Store(_Reading):
         Raises FenceOpen inside another fence of this thread, StoreClosed.
         """
         self._writer.check()
-        here: Fence | None = getattr(self._fence_here, "fence", None)
-        if here is not None and here in self._fences:
+        here: weakref.ref[Fence] | None = getattr(self._fence_here, "fence", None)
+        if here is not None and here() in self._fences:
             raise FenceOpen(
                 "a fence is already open in this thread",
                 field="fence",
@@ -869,7 +871,8 @@ class Store(_Reading):
             self._fences.discard,
         )
         self._fences.add(fence)
-        self._fence_here.fence = fence
+        # Weak: what is open must not keep a dropped store alive.
+        self._fence_here.fence = weakref.ref(fence)
         return fence
 
     def outbox(
@@ -981,34 +984,6 @@ class Store(_Reading):
         queued = 0 if queue is None else queue.queued
         return Pressure(queued, self._config.submit_capacity, self._writer.waiting)
 
-    def _write_sidecars(self) -> None:
-        """Write the sidecars of segments that were sealed, outside the append lock."""
-        if not self._sealing.acquire(blocking=False):
-            return
-        try:
-            while self._sealed:
-                log, header = self._sealed[0]
-                opened = self._opened
-                sidecar = write_sidecar(
-                    self._files, self._layout, opened.index, log, header,
-                    self._writer.durable.sequence,
-                )  # fmt: skip
-                if sidecar is not None:
-                    try:
-                        map_sidecar(
-                            self._files, self._layout, opened.pool, opened.index, header, sidecar
-                        )
-                    except Unavailable as error:
-                        # The part in memory serves as well; whose append this is was written.
-                        logger.warning(
-                            "a new sidecar is not used: %s", str(error),
-                            extra={"code": "sidecar-not-used", "error": str(error)},
-                        )  # fmt: skip
-                self._sealed.pop(0)
-                save_keys(self._files, self._layout, self._opened.identity, opened.index)
-        finally:
-            self._sealing.release()
-
     # --- durability ----------------------------------------------------------
 
     def sync(self) -> None:
@@ -1107,7 +1082,7 @@ class Store(_Reading):
             if self._queue is not None:
                 self._queue.stop(timeout)
             if self._sealed:
-                self._write_sidecars()
+                self._sealer.write_sidecars()
             first = self._first_of_epoch
             epoch = writer.epoch
             log = writer.close(

@@ -1,37 +1,57 @@
-"""Group commit by itself: who syncs, who is woken, and what a failure leaves behind.
+"""Group commit by itself: who leads, for whom it works, and what a failure leaves behind.
 
-The sync is a function that a test holds, so "while somebody syncs" is a state and no race.
-Nothing is timed; waits of zero seconds are the only ones.
+Commit and sync are functions that a test holds, so "while somebody leads" is a state and no
+race. Nothing is timed; waits of zero seconds are the only ones.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from batpak.journal.group import GroupCommit
+from batpak.journal.group import GroupCommit, Request
 from tests.watched_files import WAIT
 
 
 class Disk:
-    """What is written and what is durable; a sync can be held and can fail."""
+    """A log of events and how much of it is durable; a sync can be held and can fail."""
 
-    def __init__(self, written: int = 0) -> None:
-        self.written = written
+    def __init__(self) -> None:
+        self.log: list[str] = []
         self.durable = 0
+        self.groups: list[int] = []
         self.syncs = 0
-        self.checks = 0
         self.fails: BaseException | None = None
-        self.over: Exception | None = None
+        self.interrupts: BaseException | None = None
+        """Raised by the commit once, after its first write: as Ctrl-C would be."""
+        self.refused: set[str] = set()
         self.begun = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
-        self.group = GroupCommit(self.sync_once, lambda: self.durable, self.check)
+        self.group = GroupCommit(self.commit, self.sync_once)
+
+    def commit(self, requests: Sequence[Request]) -> None:
+        self.groups.append(len(requests))
+        for request in requests:
+            if request.is_written or request.error is not None:
+                continue
+            if self.refused & set(request.events):
+                request.error = ValueError(request.events[0])
+                continue
+            first = len(self.log)
+            request.committed = [(first + i,) for i in range(len(request.events))]
+            self.log += request.events
+            request.written_below(len(self.log))
+            if self.interrupts is not None:
+                interrupts, self.interrupts = self.interrupts, None
+                raise interrupts
 
     def sync_once(self) -> None:
-        written = self.written
+        written = len(self.log)
         self.syncs += 1
         self.begun.release()
         assert self.go.wait(WAIT), "nobody let the sync pass"
@@ -39,130 +59,147 @@ class Disk:
             raise self.fails
         self.durable = max(self.durable, written)
 
-    def check(self) -> None:
-        self.checks += 1
-        if self.over is not None:
-            raise self.over
+    def append(self, *events: str) -> Request:
+        request = Request(events)
+        assert self.group.run(request) is True
+        return request
 
 
 def until_waiting(disk: Disk, count: int) -> None:
-    """Return once so many threads wait for the sync under way."""
-    for _ in range(10_000_000):
-        if len(disk.group._waiters) == count:
-            return
-        threading.Event().wait(0)
-    raise AssertionError("the threads never came to wait")
+    """Return once so many requests are in the queue."""
+    while disk.group.waiting < count:
+        os.sched_yield()
 
 
-def held(disk: Disk, pool: ThreadPoolExecutor, bound: int) -> Future[bool]:
+def held(disk: Disk, pool: ThreadPoolExecutor, *events: str) -> Future[Request]:
     """A leader in the middle of its sync."""
     disk.go.clear()
-    leader = pool.submit(disk.group.wait, bound)
+    leader = pool.submit(disk.append, *events)
     assert disk.begun.acquire(timeout=WAIT)
     return leader
 
 
-def test_what_is_durable_already_asks_nobody() -> None:
-    disk = Disk(5)
-    disk.durable = 3
-    assert disk.group.wait(3) is True
-    assert (disk.syncs, disk.checks) == (0, 0)
-    assert disk.group.wait(4) is True
-    assert (disk.syncs, disk.durable) == (1, 5)
+def is_idle(disk: Disk) -> bool:
+    return disk.group.waiting == 0 and disk.group._leader is None
 
 
-def test_one_sync_serves_all_that_it_covers_and_one_of_the_others_leads_next() -> None:
-    disk = Disk(3)
-    with ThreadPoolExecutor(8) as pool:
-        leader = held(disk, pool, 1)
-        covered = [pool.submit(disk.group.wait, bound) for bound in (1, 2, 3)]
-        beyond = [pool.submit(disk.group.wait, bound) for bound in (4, 5, 5)]
-        until_waiting(disk, 6)
-        disk.written = 5
-        assert not any(f.done() for f in (leader, *covered, *beyond))
-        disk.go.set()
-        assert all(f.result(WAIT) is True for f in (leader, *covered, *beyond))
-    assert (disk.syncs, disk.durable) == (2, 5)
-    assert disk.group._waiters == []
-    assert disk.group._leader is None
-
-
-def test_a_wait_whose_time_is_over_says_whether_it_came_true() -> None:
-    disk = Disk(2)
-    with ThreadPoolExecutor(4) as pool:
-        leader = held(disk, pool, 2)
-        assert disk.group.wait(2, timeout=0) is False
-        assert disk.group._waiters == [], "it does not stay in the room"
-        other = pool.submit(disk.group.wait, 3)
-        until_waiting(disk, 1)
-        disk.written = 3
-        disk.go.set()
-        assert leader.result(WAIT) is True
-        assert other.result(WAIT) is True
-    assert disk.group.wait(3, timeout=0) is True
-    assert disk.syncs == 2
-
-
-def test_a_wait_with_time_left_is_served() -> None:
-    disk = Disk(1)
-    with ThreadPoolExecutor(2) as pool:
-        leader = held(disk, pool, 1)
-        waiting = pool.submit(disk.group.wait, 1, WAIT)
-        until_waiting(disk, 1)
-        disk.go.set()
-        assert waiting.result(WAIT) is True
-        assert leader.result(WAIT) is True
-    assert disk.syncs == 1
-
-
-def test_an_error_reaches_the_leader_and_the_others_hear_of_it_themselves() -> None:
-    disk = Disk(3)
-    failure, poison = OSError("the sync failed"), RuntimeError("poisoned")
-    with ThreadPoolExecutor(4) as pool:
-        leader = held(disk, pool, 1)
-        others = [pool.submit(disk.group.wait, 2) for _ in range(3)]
-        until_waiting(disk, 3)
-        disk.fails, disk.over = failure, poison
-        disk.go.set()
-        assert leader.exception(WAIT) is failure
-        assert [f.exception(WAIT) for f in others] == [poison] * 3
-    assert disk.syncs == 1, "nobody tries again"
-    assert disk.group._leader is None
-    with pytest.raises(RuntimeError, match="poisoned"):
-        disk.group.wait(2)
-
-
-def test_an_interrupted_leader_leaves_the_lead_to_the_next() -> None:
-    disk = Disk(2)
-    with ThreadPoolExecutor(2) as pool:
-        leader = held(disk, pool, 1)
-        other = pool.submit(disk.group.wait, 2)
-        until_waiting(disk, 1)
-        disk.fails = KeyboardInterrupt()
-        disk.go.set()
-        assert isinstance(leader.exception(WAIT), KeyboardInterrupt)
-        assert isinstance(other.exception(WAIT), KeyboardInterrupt), "it led, and met the same"
-    disk.fails = None
-    assert disk.group.wait(2) is True
-    assert disk.syncs == 3
-
-
-def test_nobody_waits_for_what_nobody_syncs() -> None:
-    """Threads that all want something else, on syncs that cover a little each."""
+def test_who_comes_alone_writes_and_syncs_at_once() -> None:
     disk = Disk()
-    lock = threading.Lock()
+    request = disk.append("a", "b")
+    assert (disk.log, disk.durable, disk.syncs, disk.groups) == (["a", "b"], 2, 1, [1])
+    assert request.is_written
+    assert request.error is None
+    assert request.bound == 2
+    assert is_idle(disk)
 
-    def append_and_wait() -> bool:
-        for _ in range(50):
-            with lock:
-                disk.written += 1
-                bound = disk.written
-            assert disk.group.wait(bound) is True
-            assert disk.durable >= bound
+
+def test_one_of_those_who_came_meanwhile_works_for_all_of_them() -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(8) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.append, name) for name in "abcde"]
+        until_waiting(disk, 5)
+        assert not any(f.done() for f in (leader, *others))
+        assert disk.log == ["first"], "nobody writes while somebody syncs"
+        disk.go.set()
+        requests = [f.result(WAIT) for f in (leader, *others)]
+    assert disk.groups == [1, 5]
+    assert (disk.syncs, disk.durable) == (2, 6)
+    assert sorted(request.committed[0][0] for request in requests) == list(range(6))
+    assert is_idle(disk)
+
+
+def test_each_request_has_an_outcome_of_its_own() -> None:
+    disk = Disk()
+    disk.refused = {"bad"}
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        others = {name: pool.submit(disk.append, name) for name in ("good", "bad", "fine")}
+        until_waiting(disk, 3)
+        disk.go.set()
+        assert leader.result(WAIT).error is None
+        outcomes = {name: f.result(WAIT) for name, f in others.items()}
+    assert isinstance(outcomes["bad"].error, ValueError)
+    assert not outcomes["bad"].is_written
+    assert outcomes["good"].is_written
+    assert outcomes["fine"].is_written
+    assert sorted(disk.log) == ["fine", "first", "good"]
+    assert disk.durable == 3
+
+
+def test_a_failed_sync_is_heard_of_by_all_whose_events_it_was_for() -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.append, name) for name in "ab"]
+        until_waiting(disk, 2)
+        failure = OSError("the sync failed")
+        disk.fails = failure
+        disk.go.set()
+        for request in [leader.result(WAIT), *(f.result(WAIT) for f in others)]:
+            assert request.error is failure
+            assert request.is_written
+    assert disk.durable == 0
+    assert is_idle(disk)
+
+
+def test_a_wait_whose_time_is_over_leaves_nothing_behind() -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(2) as pool:
+        leader = held(disk, pool, "first")
+        late = Request(("late",))
+        assert disk.group.run(late, timeout=0) is False
+        assert not late.is_written
+        assert disk.group.waiting == 0
+        waiting = Request((), bound=1)
+        assert disk.group.run(waiting, timeout=0) is False
+        disk.go.set()
+        assert leader.result(WAIT).error is None
+    assert disk.log == ["first"]
+    assert disk.group.run(Request((), bound=1), timeout=WAIT) is True
+    assert is_idle(disk)
+
+
+@pytest.mark.parametrize("where", ["commit", "sync"])
+def test_an_interrupted_leader_leaves_the_lead_and_nobody_asleep(where: str) -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.append, name) for name in "abc"]
+        until_waiting(disk, 3)
+        if where == "commit":
+            # The next leader: it has written its own events and not yet the others'.
+            disk.interrupts = KeyboardInterrupt()
+        else:
+            disk.fails = KeyboardInterrupt()
+        disk.go.set()
+        outcomes = [f.exception(WAIT) for f in (leader, *others)]
+    if where == "commit":
+        assert [type(one) for one in outcomes].count(KeyboardInterrupt) == 1
+        assert sorted(disk.log) == ["a", "b", "c", "first"], "each once, whoever wrote it"
+        assert disk.durable == 4
+    else:
+        assert all(isinstance(one, KeyboardInterrupt) for one in outcomes)
+        assert len(disk.log) == len(set(disk.log)), "nothing twice"
+    assert is_idle(disk)
+    disk.fails = None
+    disk.append("after")
+    assert disk.durable == len(disk.log)
+
+
+def test_many_threads_lose_and_double_nothing() -> None:
+    disk = Disk()
+
+    def append_many(name: str) -> bool:
+        for n in range(50):
+            request = disk.append(f"{name}{n}")
+            assert request.error is None
+            assert disk.durable >= request.bound
         return True
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(f.result(WAIT) for f in [pool.submit(append_and_wait) for _ in range(8)])
+        assert all(f.result(WAIT) for f in [pool.submit(append_many, c) for c in "abcdefgh"])
+    assert sorted(disk.log) == sorted(f"{c}{n}" for c in "abcdefgh" for n in range(50))
     assert disk.durable == 400
     assert disk.syncs <= 400
-    assert disk.group._waiters == []
+    assert is_idle(disk)

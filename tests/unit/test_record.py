@@ -16,7 +16,6 @@ from batpak.journal.record import (
     Chain,
     Invalid,
     Record,
-    build_commit,
     build_pad,
     check_body,
     decode_header,
@@ -83,7 +82,7 @@ def test_a_record_is_what_the_encoder_makes_and_names_its_parts(forged: Forged) 
 def test_a_commit_and_a_pad_are_sealed_alike() -> None:
     rows, metadata = list(TWO.rows), [b"es", b"fs"]
     assert (
-        build_commit(SALT_STATE, 128, 7, 0x1234, 7, 3, 0, rows, metadata, [b"abc", b"de"])[0]
+        seal_commit(SALT_STATE, 128, b"".join(rows + metadata), b"abcde", 0x1234, 7, 7, 3, 2, 0)[0]
         == TWO.data
     )
     pad, head_crc = build_pad(SALT_STATE, Chain(128, 7, 0x1234, 3), 7, 3)
