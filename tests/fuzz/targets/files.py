@@ -303,8 +303,11 @@ def sidecar(data: bytes) -> None:
             digest, *offsets = part.locate(i)
             assert len(digest) == 32
             assert all(0 <= offset < 2**32 for offset in offsets)
-            assert part.find_hlc(part.hlc_at(i), n) in (None, *range(n))
+            assert part.find_hlc(i, n) in (None, *range(n))
         assert len(part.located(0, n)[0]) == 32 * n
+        assert part.first_hlc is not None
+        assert part.find_hlc(part.first_hlc, n) in (None, *range(n))
+        assert len(part.foreign_entries()) % 24 == 0
         for event_id in (bytes(16), b"\xff" * 16, bytes(range(16))):
             assert part.find_foreign(event_id, n) in (None, *range(n))
         for entity in (b"", b"lamp:1", b"\xff", b"batpak:store"):
