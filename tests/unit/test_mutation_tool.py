@@ -142,7 +142,7 @@ def test_a_mutant_is_given_to_the_tests_that_run_it_fastest_first(
     assert covering().of(changed) == tests
 
 
-def test_of_many_cases_of_one_test_some_from_all_over_are_run() -> None:
+def test_of_many_cases_of_a_costly_test_some_from_all_over_are_run() -> None:
     cases = [f"t::many[{n:03}]" for n in range(100)]
     found = {
         "seconds": dict.fromkeys(cases, 1.0) | {"t::one": 9.0},
@@ -151,6 +151,8 @@ def test_of_many_cases_of_one_test_some_from_all_over_are_run() -> None:
     chosen = Covering(found, 4).of(mutant(1))
     assert chosen == ["t::many[000]", "t::many[025]", "t::many[050]", "t::many[075]", "t::one"]
     assert len(Covering(found).of(mutant(1))) == 101
+    cheap = found | {"seconds": dict.fromkeys(cases, 0.01) | {"t::one": 9.0}}
+    assert len(Covering(cheap, 4).of(mutant(1))) == 101
 
 
 def test_a_test_is_given_far_more_time_than_it_takes() -> None:

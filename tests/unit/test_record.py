@@ -113,6 +113,9 @@ def test_a_record_is_read_once_and_never_beyond_the_file() -> None:
     small = File(GOOD.file)
     read_record(small.read, len(small.data), GOOD.chain, SALT_STATE)
     assert small.asked == [(128, len(GOOD.data))]
+    exact = File(GOOD.but(rows=(row(7, envelope_len=0),), body=b"").file)
+    read_record(exact.read, len(exact.data), GOOD.chain, SALT_STATE)
+    assert exact.asked == [(128, 64 + 184)], "nothing is left to read"
     behind = File(GOOD.file)
     size = len(behind.data)
     read_record(behind.read, size, Chain(size, 8, 0, 3), SALT_STATE)

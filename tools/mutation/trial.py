@@ -36,6 +36,7 @@ _LEAST_SECONDS: Final = 20.0
 _TIMES: Final = 20.0
 _OUTPUT: Final = 4000
 _FEW: Final = 40
+_COSTLY_SECONDS: Final = 3.0
 
 
 class Outcome(enum.Enum):
@@ -81,15 +82,17 @@ class Covering:
         at_import = any(at and "" in at for at in here) or not (mutant.where or any(here))
         if at_import and not (mutant.where and tests):
             tests |= {test for at in lines.values() for test in at if test}
-        return sorted(_spread(tests, self.cases), key=lambda test: (self.seconds[test], test))
+        return sorted(
+            _spread(tests, self.seconds, self.cases), key=lambda test: (self.seconds[test], test)
+        )
 
     def bound(self, test: str) -> float:
         """Seconds that a test may take: far more than it ever did."""
         return max(_LEAST_SECONDS, _TIMES * self.seconds[test])
 
 
-def _spread(tests: set[str], most: int) -> list[str]:
-    """At most `most` of the cases of each test function, from all over its table; 0: all.
+def _spread(tests: set[str], seconds: dict[str, float], most: int) -> list[str]:
+    """At most `most` of the cases of a costly test function, from all over its table; 0: all.
 
     Hundreds of cases of one test cost a survivor minutes; what is left out can only make
     the result look worse than it is.
@@ -99,7 +102,8 @@ def _spread(tests: set[str], most: int) -> list[str]:
         families.setdefault(test.partition("[")[0], []).append(test)
     chosen: list[str] = []
     for cases in families.values():
-        step = max(1, -(-len(cases) // most)) if most else 1
+        costly = most and sum(seconds[case] for case in cases) > _COSTLY_SECONDS
+        step = -(-len(cases) // most) if costly else 1
         chosen += cases[::step]
     return chosen
 
