@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.mutation.operators import Mutant
-from tools.mutation.targets import MODULES, TESTS
+from tools.mutation.targets import LEFT_OUT, MODULES, TESTS
 
 __all__ = ["Covering", "Outcome", "Verdict", "Workshop", "record"]
 
@@ -116,7 +116,15 @@ def record(directory: Path) -> dict[str, Any]:
     shop = Workshop(directory)
     out = directory / "covering.json"
     run = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", *shop.arguments, *TESTS],
+        [
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            *shop.arguments,
+            *TESTS,
+            *(f"--ignore={path}" for path in LEFT_OUT),
+        ],
         cwd=shop.place,
         env=shop.environment(BATPAK_MUTATION_RECORD=str(out)),
         capture_output=True,
