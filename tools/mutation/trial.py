@@ -30,8 +30,9 @@ from tools.mutation.targets import LEFT_OUT, MODULES, TESTS
 __all__ = ["Covering", "Outcome", "Verdict", "Workshop", "record"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_COPIED: Final = ("src", "tests", "tools", "docs", "benchmarks", "requirements", ".importlinter")
-_FILES: Final = ("pyproject.toml", "README.md", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md")
+_NOT_COPIED: Final = frozenset(
+    (".git", ".venv", "build", "dist", "site", ".hypothesis", ".pytest_cache", ".ruff_cache")
+)
 _LEAST_SECONDS: Final = 20.0
 _TIMES: Final = 20.0
 _OUTPUT: Final = 4000
@@ -154,14 +155,13 @@ class Workshop:
             shutil.rmtree(self.place)
         self.place.mkdir(parents=True)
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        for name in _COPIED:
-            source = ROOT / name
+        for source in ROOT.iterdir():
+            if source.name in _NOT_COPIED:
+                continue
             if source.is_dir():
-                shutil.copytree(source, self.place / name, ignore=ignored)
+                shutil.copytree(source, self.place / source.name, ignore=ignored)
             else:
-                shutil.copy2(source, self.place / name)
-        for name in _FILES:
-            shutil.copy2(ROOT / name, self.place / name)
+                shutil.copy2(source, self.place / source.name)
         self.temporary = directory / "tmp"
         self._server: subprocess.Popen[str] | None = None
 
