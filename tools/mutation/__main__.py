@@ -155,6 +155,8 @@ def main(arguments: list[str]) -> int:
     else:
         print("recording which test runs which line …", flush=True)
         found = record(BUILD / "record")
+        for test in found["failed"]:
+            print(f"left out, since it fails without any mutant: {test}")
     covering = Covering(found, options.cases)
     verdicts = judge_all(chosen, covering, options.workers)
     table, score = summary(verdicts, explained(PAGE.read_text(encoding="utf-8")))
