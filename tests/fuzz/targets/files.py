@@ -321,7 +321,7 @@ def sidecar(data: bytes) -> None:
             digest, *offsets = part.locate(i)
             assert len(digest) == 32
             assert all(0 <= offset < 2**32 for offset in offsets)
-            assert part.find_hlc(part.first_hlc or 0, n) in (None, *range(n))
+            assert part.find_hlc(i, n) in (None, *range(n))
         assert len(part.located(0, n)[0]) == 32 * n
         assert part.first_hlc is not None
         assert part.find_hlc(part.first_hlc, n) in (None, *range(n))
