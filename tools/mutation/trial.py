@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -109,8 +110,8 @@ def _spread(tests: set[str], seconds: dict[str, float], most: int) -> list[str]:
     return chosen
 
 
-def record(directory: Path) -> dict[str, Any]:
-    """Run every test once on unchanged code, in a copy: what Covering is made from.
+def record(directory: Path, tests: Sequence[str] = TESTS) -> dict[str, Any]:
+    """Run these tests once on unchanged code, in a copy: what Covering is made from.
 
     Tests that fail without any mutant are named, and no mutant is given to them. Raises
     RuntimeError where the run itself fails.
@@ -124,7 +125,7 @@ def record(directory: Path) -> dict[str, Any]:
             "-m",
             "pytest",
             *shop.arguments[1:],
-            *TESTS,
+            *tests,
             *(f"--ignore={path}" for path in LEFT_OUT),
         ],
         cwd=shop.place,
