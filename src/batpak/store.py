@@ -59,7 +59,7 @@ from batpak.index.query import ALL, Query
 from batpak.items import Expect, Id, Item, Key, Unless
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
-from batpak.journal.writer import Guard, Prepared, Writer
+from batpak.journal.writer import Guard, Known, Prepared, Writer
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt
 
@@ -626,11 +626,15 @@ class Store(_Reading):
         if self._queue is not None:
             self._queue.drain_mine()
         if (
-            durable or self._waits or key is not None or unless is not None or wait is not None
-            or timeout is not None
+            durable or self._waits or unless is not None or wait is not None
+            or timeout is not None or on_replay != "raise"
+            or (key is not None and not self._keys_ready)
         ):  # fmt: skip
             return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
-        done = self._commit_one(event)
+        try:
+            done = self._commit_one(event)
+        except Known as known:
+            return self._appender.replay((event,), known.sequences, on_replay, False, None)[0]
         is_durable = False
         if self._sealed or self._flushes:
             is_durable = self._appender.after_write((event,), (done,))
