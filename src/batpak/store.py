@@ -24,8 +24,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 from batpak import canonical, payloads
 from batpak.config import Durability, StoreConfig, Watermark
 from batpak.coordinate import Coordinate, Region
-from batpak.engine.appending import Appender, OnReplay, check_timeout, check_wait
-from batpak.engine.conditions import guard_of
+from batpak.engine.appending import (
+    Appender,
+    OnReplay,
+    check_on_replay,
+    check_timeout,
+    check_wait,
+)
+from batpak.engine.conditions import Guard, guard_of
 from batpak.engine.following import Follower
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
@@ -59,7 +65,7 @@ from batpak.index.query import ALL, Query
 from batpak.items import Expect, Id, Item, Key, Unless
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
-from batpak.journal.writer import Guard, Prepared, Writer
+from batpak.journal.writer import Prepared, Writer
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt
 
@@ -701,14 +707,13 @@ class Store(_Reading):
             durable = True
         if timeout is not None:
             check_timeout(timeout)
-        if on_replay not in ("raise", "return"):
-            raise InvalidInput(
-                'on_replay is "raise" or "return"', field="on_replay", value=on_replay
-            )
+        check_on_replay(on_replay)
         guard = None
         if expect is not None or unless is not None:
             self._writer.check()
             guard = self._guard(events, expect, unless)
+            if guard is not None and guard.refusal is not None and events[0].key is None:
+                raise guard.refusal
         return self._appender.commit(
             events, durable=durable, guard=guard, on_replay=on_replay, timeout=timeout
         )
@@ -719,7 +724,12 @@ class Store(_Reading):
         expect: Mapping[str, int | Expect] | None,
         unless: Unless | None,
     ) -> Guard | None:
-        """The commit's guard; none where its keys are known, so that a retry succeeds."""
+        """The commit's guard; none where its keys are known, so that a retry succeeds.
+
+        A retry may overlap its first attempt, which can be written between this look for
+        the keys and the guard's at the conditions: so what the guard refuses is only
+        final under the append lock, where the keys are looked up first.
+        """
         written = self._writer.log.sequence
         if all(e.key is not None and self._reader.find(e.key, written) is not None for e in events):
             return None
@@ -843,6 +853,7 @@ class Store(_Reading):
         is_single: bool,
         soft: bool = False,
     ) -> Future[Any]:
+        check_on_replay(on_replay)
         queue = self._queue
         if queue is None:
             with self._starting:
