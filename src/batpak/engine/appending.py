@@ -27,7 +27,7 @@ from batpak.journal.group import Request
 from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
 from batpak.receipt import AppendReceipt
 
-__all__ = ["Appender", "OnReplay", "check_timeout", "check_wait"]
+__all__ = ["Appender", "OnReplay", "check_on_replay", "check_timeout", "check_wait"]
 
 OnReplay = Literal["raise", "return"]
 
@@ -82,7 +82,7 @@ class Appender:
             self._after_seal()
         bound = committed[-1][0] + 1
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-        self._wait(events, committed, bound, left)
+        self._wait(lambda: self.receipts(events, committed, False), bound, left)
         return self.receipts(events, committed, is_durable=True)
 
     def _commit_durably(
@@ -143,15 +143,12 @@ class Appender:
         try:
             return self._writer.flush_in_time(committed[-1][0] + 1)
         except BatpakError as error:
-            raise self._indeterminate(events, committed, error) from error
+            raise _indeterminate(self.receipts(events, committed, False), error) from error
 
     def _wait(
-        self,
-        events: Sequence[Prepared],
-        committed: Sequence[Committed],
-        bound: int,
-        timeout: float | None,
+        self, written: Callable[[], tuple[AppendReceipt, ...]], bound: int, timeout: float | None
     ) -> None:
+        """Until all below `bound` is durable; Indeterminate has the receipts of `written`."""
         try:
             if not self._writer.wait_durable(bound, timeout):
                 raise WaitTimeout(
@@ -161,7 +158,7 @@ class Appender:
                     waited=timeout,
                 )
         except BatpakError as error:
-            raise self._indeterminate(events, committed, error) from error
+            raise _indeterminate(written(), error) from error
 
     def _replay(
         self,
@@ -178,8 +175,11 @@ class Appender:
                 self._check_same(event, found, index)
         bound = max(sequences) + 1
         if waits:
-            originals = [_committed_of(found) for found in stored]
-            self._wait(events, originals, bound, timeout)
+            # What is told of a wait in vain is the stored events, not this attempt's.
+            self._wait(
+                lambda: tuple([self.receipt_of(found, is_durable=False) for found in stored]),
+                bound, timeout,
+            )  # fmt: skip
         is_durable = self._writer.durable.sequence >= bound
         return tuple([self.receipt_of(found, is_durable=is_durable) for found in stored])
 
@@ -219,18 +219,8 @@ class Appender:
         assert error is not None, "asked only then"
         if not request.is_written:
             raise error
-        raise self._indeterminate(request.events, request.committed, error) from error
-
-    def _indeterminate(
-        self, events: Sequence[Prepared], committed: Sequence[Committed], error: Exception
-    ) -> Indeterminate:
-        what = error.what if isinstance(error, BatpakError) else repr(error)
-        return Indeterminate(
-            f"written, but not known to be durable: {what}",
-            receipts=self.receipts(events, committed, is_durable=False),
-            cause=error,
-            advice="open the journal anew and look for the event before writing it again",
-        )
+        receipts = self.receipts(request.events, request.committed, False)
+        raise _indeterminate(receipts, error) from error
 
     def receipts(
         self, events: Sequence[Prepared], committed: Sequence[Committed], is_durable: bool
@@ -248,9 +238,25 @@ class Appender:
         )  # fmt: skip
 
 
+def _indeterminate(receipts: tuple[AppendReceipt, ...], error: Exception) -> Indeterminate:
+    what = error.what if isinstance(error, BatpakError) else repr(error)
+    return Indeterminate(
+        f"written, but not known to be durable: {what}",
+        receipts=receipts,
+        cause=error,
+        advice="open the journal anew and look for the event before writing it again",
+    )
+
+
 def _committed_of(found: Event) -> Committed:
     row = found.row
     return row.sequence, row.event_id, row.hlc, row.clock, found.event_hash, row.prev_hash
+
+
+def check_on_replay(on_replay: object) -> None:
+    """Raises InvalidInput unless this is an OnReplay."""
+    if on_replay not in ("raise", "return"):
+        raise InvalidInput('on_replay is "raise" or "return"', field="on_replay", value=on_replay)
 
 
 def check_wait(wait: Watermark | None) -> bool:
