@@ -528,7 +528,8 @@ class Store(_Reading):
         self._flushes = self._appender.flushes
         self._queue: SubmitQueue | None = None
         self._starting = threading.Lock()
-        self._fences: weakref.WeakSet[Fence] = weakref.WeakSet()
+        self._fences: set[Fence] = set()
+        """Those that have not ended, also those that nobody holds: their tickets wait."""
         self._fence_here = threading.local()
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
@@ -751,22 +752,30 @@ class Store(_Reading):
         Raises FenceOpen inside another fence of this thread, StoreClosed.
         """
         self._writer.check()
-        here: Fence | None = getattr(self._fence_here, "fence", None)
-        if here is not None and here in self._fences:
+        check_on_replay(on_replay)
+        self._check_no_fence()
+        fence = Fence(
+            self._preparer,
+            self._config.batch_max_events,
+            lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
+            self._fence_entered,
+            self._fences.discard,
+        )
+        self._fences.add(fence)
+        return fence
+
+    def _check_no_fence(self) -> None:
+        here: weakref.ref[Fence] | None = getattr(self._fence_here, "fence", None)
+        if here is not None and here() in self._fences:
             raise FenceOpen(
                 "a fence is already open in this thread",
                 field="fence",
                 advice="append to that one, or end it first",
             )
-        fence = Fence(
-            self._preparer,
-            self._config.batch_max_events,
-            lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
-            self._fences.discard,
-        )
-        self._fences.add(fence)
-        self._fence_here.fence = fence
-        return fence
+
+    def _fence_entered(self, fence: Fence) -> None:
+        self._check_no_fence()
+        self._fence_here.fence = weakref.ref(fence)
 
     def outbox(
         self,
@@ -781,6 +790,7 @@ class Store(_Reading):
         Raises StoreClosed.
         """
         self._writer.check()
+        check_on_replay(on_replay)
         return Outbox(
             self._preparer,
             self._config.batch_max_events,
