@@ -519,7 +519,7 @@ class Store(_Reading):
         self._preparer = Preparer(config)
         self._appender = Appender(
             opened.writer, opened.reader, self._preparer, self._journal_id, config.durability,
-            opened.sealed, self._write_sidecars,
+            opened.sealed, _weakly(self._write_sidecars),
         )  # fmt: skip
         # What every append passes, looked up once.
         self._prepare = self._preparer.one
@@ -527,13 +527,19 @@ class Store(_Reading):
         self._waits = self._appender.waits
         self._flushes = self._appender.flushes
         self._queue: SubmitQueue | None = None
+        self._queues: list[SubmitQueue] = []
+        """The queue, once there is one, for whoever outlives the store."""
         self._starting = threading.Lock()
+        # guarded by _starting
+        self._ending = False
         self._fences: set[Fence] = set()
         """Those that have not ended, also those that nobody holds: their tickets wait."""
         self._fence_here = threading.local()
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
-        self._finalizer = weakref.finalize(self, _dropped, opened.writer, self._layout.root)
+        self._finalizer = weakref.finalize(
+            self, _dropped, opened.writer, self._layout.root, self._queues
+        )
         self._finalizer.atexit = False
 
     @overload
@@ -613,13 +619,13 @@ class Store(_Reading):
             coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
             key, expect,
         )  # fmt: skip
-        if self._queue is not None:
-            self._queue.drain_mine()
         if (
             durable or self._waits or key is not None or unless is not None or wait is not None
             or timeout is not None
         ):  # fmt: skip
             return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
+        if self._queue is not None:
+            self._drain_mine()
         done = self._commit_one(event)
         is_durable = False
         if self._sealed or self._flushes:
@@ -649,8 +655,6 @@ class Store(_Reading):
             item.coordinate, item.payload, item.kind, item.correlation, item.causation, item.lane,
             item.depth, item.flags, item.extensions, item.key, expect, 0, True,
         )  # fmt: skip
-        if self._queue is not None:
-            self._queue.drain_mine()
         return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
 
     def append_many(
@@ -675,8 +679,6 @@ class Store(_Reading):
         Raises as `append`, and BatchTooLarge.
         """
         events = self._preparer.many(items, correlation, causation)
-        if self._queue is not None:
-            self._queue.drain_mine()
         return self._append(events, expect, unless, durable, on_replay, wait, timeout)
 
     def append_imported(
@@ -691,7 +693,17 @@ class Store(_Reading):
             "origin.source": _source_bytes(source),
             "origin.position": canonical.encode(position),
         }
-        return self._appender.commit(self._preparer.many(items, marks=marks), durable=durable)
+        events = self._preparer.many(items, marks=marks)
+        self._drain_mine()
+        return self._appender.commit(events, durable=durable)
+
+    def _drain_mine(self) -> None:
+        """A direct append comes after what its thread has submitted. Raises as `check`."""
+        if self._queue is not None:
+            if self._writer.is_over:
+                # In a forked child nobody would ever empty the queue.
+                self._writer.check()
+            self._queue.drain_mine()
 
     def _append(
         self,
@@ -709,6 +721,7 @@ class Store(_Reading):
         if timeout is not None:
             check_timeout(timeout)
         check_on_replay(on_replay)
+        self._drain_mine()
         guard = None
         if expect is not None or unless is not None:
             self._writer.check()
@@ -864,23 +877,26 @@ class Store(_Reading):
         soft: bool = False,
     ) -> Future[Any]:
         check_on_replay(on_replay)
-        queue = self._queue
-        if queue is None:
-            with self._starting:
-                queue = self._queue
-                if queue is None:
-                    self._writer.check()
-                    config = self._config
-                    queue = SubmitQueue(
-                        self._appender.work, config.submit_capacity, config.submit_threshold
-                    )
-                    self._queue = queue
         if self._writer.is_over:
+            # Before any lock of ours, which in a forked child nobody may ever free.
             self._writer.check()
+        queue = self._queue or self._start_queue()
         submission = Submission(
             events, guard, is_single=is_single, durable=durable, on_replay=on_replay
         )
         return queue.put(submission, soft=soft)
+
+    def _start_queue(self) -> SubmitQueue:
+        with self._starting:
+            if self._ending:
+                raise StoreClosed("the store is closed", advice="open the journal anew")
+            if self._queue is None:
+                config = self._config
+                self._queue = SubmitQueue(
+                    self._appender.work, config.submit_capacity, config.submit_threshold
+                )
+                self._queues.append(self._queue)
+            return self._queue
 
     def pressure(self) -> Pressure:
         """How much is waiting to be written or synced now."""
@@ -1010,6 +1026,9 @@ class Store(_Reading):
         try:
             for fence in list(self._fences):
                 fence.close()
+            with self._starting:
+                # From here on nobody starts a queue, whose thread would stay behind.
+                self._ending = True
             if self._queue is not None:
                 self._queue.stop(timeout)
             if self._sealed:
@@ -1069,11 +1088,26 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_parent)
 
 
-def _dropped(writer: Writer, path: str) -> None:
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """`method`, for whoever must not keep its object alive; nothing once that is gone."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call
+
+
+def _dropped(writer: Writer, path: str, queues: list[SubmitQueue]) -> None:
     """A store was garbage-collected without close: free the lock and say so."""
     # First the lock: where warnings are errors, nothing after the warning runs.
     writer.abandon()
-    writer.release()
+    if queues:
+        queues[0].abandon(writer.release)
+    else:
+        writer.release()
     # ResourceWarning is off by default; a log is where a program in production would look.
     logger.warning(
         "the store at %r was dropped without close(); its lock is freed now", path,

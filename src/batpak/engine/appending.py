@@ -105,25 +105,24 @@ class Appender:
             self._after_seal()
         failure: BatpakError | None = None
         bound = max((request.bound for request in requests), default=0)
-        if bound and (self.waits or any(one.durable for one in submissions)):
-            try:
+        waits = self.waits or any(one.durable for one in submissions)
+        try:
+            if bound and waits:
                 self._writer.wait_durable(bound)
-            except BatpakError as error:
-                failure = error
-        elif bound and self.flushes:
-            try:
+            elif bound and self.flushes:
                 self._writer.flush_in_time(bound)
-            except BatpakError as error:
-                failure = error
+        except BatpakError as error:
+            failure = error
         for one, request in zip(submissions, requests, strict=True):
-            if request.error is None:
+            # Who did not ask for the sync that failed has what was promised.
+            if request.error is None and (not waits or self.waits or one.durable):
                 request.error = failure
             try:
                 receipts = self._outcome(request, one)
             except Exception as error:  # noqa: BLE001  # raised again by the future
-                one.future.set_exception(error)
+                one.fail(error)
             else:
-                one.future.set_result(receipts[0] if one.is_single else receipts)
+                one.succeed(receipts[0] if one.is_single else receipts)
 
     def _outcome(self, request: Request, one: Submission) -> tuple[AppendReceipt, ...]:
         waits = self.waits or one.durable
