@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from batpak import canonical, payloads
 from batpak.config import Durability, StoreConfig, Watermark
@@ -32,7 +32,7 @@ from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
-from batpak.engine.sealing import map_sidecar, wants_sidecar, write_sidecar
+from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
 from batpak.engine.staging import Fence, Outbox
 from batpak.engine.submission import Pressure, Submission, SubmitQueue
 from batpak.engine.system import close_event
@@ -46,7 +46,6 @@ from batpak.errors import (
     KindCollision,
     PayloadDamaged,
     StoreClosed,
-    Unavailable,
     WaitTimeout,
 )
 from batpak.event import (
@@ -65,6 +64,9 @@ from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt
 
 if TYPE_CHECKING:
+    from batpak.gates import Bypass, Denial, Denied, Gate, GateContext, GateSet, Passed
+
+    Gates = GateSet[GateContext] | Iterable[Gate[GateContext]] | Passed[Any, Any] | Bypass
     from batpak.engine.diagnostics import Diagnostics
 
 __all__ = [
@@ -510,17 +512,21 @@ class Store(_Reading):
         self._writer = opened.writer
         self._journal_id = opened.identity.journal_id
         self._sealed = opened.sealed
-        self._sealing = threading.Lock()
+        self._sealer = Sealer(
+            files, self._layout, opened.identity, opened.index, opened.pool, opened.writer,
+            opened.sealed,
+        )  # fmt: skip
         self._preparer = Preparer(config)
         self._appender = Appender(
             opened.writer, opened.reader, self._preparer, self._journal_id, config.durability,
-            opened.sealed, self._write_sidecars,
+            opened.sealed, self._sealer.write_sidecars,
         )  # fmt: skip
         # What every append passes, looked up once.
         self._prepare = self._preparer.one
         self._commit_one = opened.writer.commit_one
         self._waits = self._appender.waits
         self._flushes = self._appender.flushes
+        self._keys_ready = False
         self._queue: SubmitQueue | None = None
         self._starting = threading.Lock()
         self._fences: weakref.WeakSet[Fence] = weakref.WeakSet()
@@ -584,6 +590,7 @@ class Store(_Reading):
         depth: int = 0,
         flags: int = 0,
         extensions: Mapping[str, bytes] | None = None,
+        gates: Gates | None = None,
         durable: bool = False,
         on_replay: OnReplay = "raise",
         wait: Watermark | None = None,
@@ -597,16 +604,25 @@ class Store(_Reading):
         is an IdempotencyConflict, unless `on_replay="return"`.
         `expect`: the clock of the entity's last event, or Expect.EMPTY; otherwise
         ExpectationFailed. `unless`: refuses if what it names is there (ConditionFailed).
+        `gates`: a GateSet, or gates, that are asked before anything else (GateDenied); or
+        a Passed that they gave, or a Bypass, which is recorded with the event.
         `durable=True` or `wait=Watermark.DURABLE` waits for power-loss safety in any
         mode, at most `timeout` seconds. Raises InvalidInput (bad coordinate, kind,
         payload …), Conflict, NoSpace, StorageFailed, JournalPoisoned; then nothing was
         written. Raises Indeterminate when the event is written and could not be made
         durable (in time): the error carries the receipt.
         """
-        event = self._prepare(
-            coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
-            key, expect,
-        )  # fmt: skip
+        if gates is not None:
+            event = self._prepare(
+                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
+                key, expect, 0, False, self._marks_of(gates),
+            )  # fmt: skip
+            self._ask_gates(gates, event, extensions)
+        else:
+            event = self._prepare(
+                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
+                key, expect,
+            )  # fmt: skip
         if self._queue is not None:
             self._queue.drain_mine()
         if (
@@ -655,6 +671,7 @@ class Store(_Reading):
         unless: Unless | None = None,
         correlation: Id | None = None,
         causation: Id | None = None,
+        gates: Gates | None = None,
         durable: bool = False,
         on_replay: OnReplay = "raise",
         wait: Watermark | None = None,
@@ -665,10 +682,18 @@ class Store(_Reading):
         `correlation` and `causation` apply to items that have none of their own;
         `expect` maps entities to clocks, `unless` holds for the whole commit. Keys: all
         items have one or none; all known give the first receipts, some known are an
-        IdempotencyConflict. A bad item is named by its index and nothing is written.
-        Raises as `append`, and BatchTooLarge.
+        IdempotencyConflict. `gates` are asked about each item; a Passed is for one event
+        and refused. A bad item is named by its index and nothing is written. Raises as
+        `append`, and BatchTooLarge.
         """
-        events = self._preparer.many(items, correlation, causation)
+        if gates is None:
+            events = self._preparer.many(items, correlation, causation)
+        else:
+            batch = list(items)
+            marks = self._marks_of(gates)
+            events = self._preparer.many(batch, correlation, causation, marks, marks_all=True)
+            for item, event in zip(batch, events, strict=True):
+                self._ask_gates(gates, event, item.extensions, is_one_of=len(batch))
         if self._queue is not None:
             self._queue.drain_mine()
         return self._append(events, expect, unless, durable, on_replay, wait, timeout)
@@ -686,6 +711,89 @@ class Store(_Reading):
             "origin.position": canonical.encode(position),
         }
         return self._appender.commit(self._preparer.many(items, marks=marks), durable=durable)
+
+    def deny(
+        self,
+        coordinate: Coordinate,
+        kind: EventKind | type,
+        denied: Denied | Denial,
+        *,
+        content_hash: bytes | None = None,
+        pipeline: str | None = None,
+        correlation: Id | None = None,
+        causation: Id | None = None,
+        extensions: Mapping[str, bytes] | None = None,
+        durable: bool = False,
+    ) -> AppendReceipt:
+        """Record that an event of `kind` was proposed here and denied: kind 0x000F.
+
+        `denied` is what gates answered (`GateDenied.denied`), or a Denial made by hand.
+        `content_hash` (BLAKE3 of the proposed payload) lets others test what they guess
+        was proposed, so it is stored only when given. Raises as `append`.
+        """
+        from batpak.gates import DENIAL_VERSION, Denial, Denied
+
+        if isinstance(denied, Denial):
+            denied = Denied.of(denied)
+        if not isinstance(denied, Denied):
+            raise InvalidInput("deny() takes a Denied or a Denial", field="denied", value=denied)
+        binding = None if isinstance(kind, EventKind) else payloads.lookup_type(kind)
+        proposed = kind if binding is None else binding.kind
+        if not isinstance(proposed, EventKind):
+            raise InvalidInput(
+                "kind= takes an EventKind or a payload class", field="kind", value=kind
+            )
+        data = denied.payload(proposed, content_hash=content_hash, pipeline_id=pipeline).encode()
+        event = self._preparer.denial(
+            coordinate, DENIAL_VERSION, data, correlation, causation, extensions
+        )
+        if self._queue is not None:
+            self._queue.drain_mine()
+        return self._appender.commit((event,), durable=durable)[0]
+
+    @staticmethod
+    def _marks_of(gates: Gates) -> Mapping[str, bytes] | None:
+        """The audit of a bypass, for the event's extensions."""
+        from batpak.gates import Bypass
+
+        return gates.extensions() if isinstance(gates, Bypass) else None
+
+    def _ask_gates(
+        self,
+        gates: Gates,
+        event: Prepared,
+        extensions: Mapping[str, bytes] | None,
+        *,
+        is_one_of: int = 1,
+    ) -> None:
+        """Raises GateDenied, GatePassError unless the event may be committed."""
+        from batpak.gates import Bypass, Denied, GateContext, GateSet, Passed
+
+        if isinstance(gates, Bypass):
+            return
+        context = GateContext(
+            event.coordinate,
+            EventKind.from_raw(event.kind),
+            self._preparer.payload_of(event),
+            payload_version=event.payload_version,
+            extensions=extensions,
+            reader=self,
+        )
+        if isinstance(gates, Passed):
+            if is_one_of > 1:
+                raise InvalidInput(
+                    "a Passed is good for one event, not for a batch",
+                    field="gates",
+                    advice="pass the GateSet: it is asked about each item",
+                )
+            gates.spend_on(context)
+            return
+        asked = (
+            cast("GateSet[GateContext]", gates) if isinstance(gates, GateSet) else GateSet(gates)
+        )
+        answer = asked.check(context)
+        if isinstance(answer, Denied):
+            raise answer.error() from answer.cause
 
     def _append(
         self,
@@ -706,6 +814,11 @@ class Store(_Reading):
             raise InvalidInput(
                 'on_replay is "raise" or "return"', field="on_replay", value=on_replay
             )
+        if events[0].key is not None and not self._keys_ready:
+            # Once, and not under the append lock: a look-up by key finds its table there.
+            with self._reader.index.keys_lock:
+                self._reader.index.fill_keys()
+            self._keys_ready = True
         guard = None
         if expect is not None or unless is not None:
             self._writer.check()
@@ -722,7 +835,9 @@ class Store(_Reading):
     ) -> Guard | None:
         """The commit's guard; none where its keys are known, so that a retry succeeds."""
         written = self._writer.log.sequence
-        if all(e.key is not None and self._reader.find(e.key, written) is not None for e in events):
+        if all(
+            e.key is not None and self._reader.find_id(e.key, written) is not None for e in events
+        ):
             return None
         return guard_of(self._reader, self._writer, expect, unless)
 
@@ -742,8 +857,8 @@ class Store(_Reading):
         Raises FenceOpen inside another fence of this thread, StoreClosed.
         """
         self._writer.check()
-        here: Fence | None = getattr(self._fence_here, "fence", None)
-        if here is not None and here in self._fences:
+        here: weakref.ref[Fence] | None = getattr(self._fence_here, "fence", None)
+        if here is not None and here() in self._fences:
             raise FenceOpen(
                 "a fence is already open in this thread",
                 field="fence",
@@ -756,7 +871,8 @@ class Store(_Reading):
             self._fences.discard,
         )
         self._fences.add(fence)
-        self._fence_here.fence = fence
+        # Weak: what is open must not keep a dropped store alive.
+        self._fence_here.fence = weakref.ref(fence)
         return fence
 
     def outbox(
@@ -868,34 +984,6 @@ class Store(_Reading):
         queued = 0 if queue is None else queue.queued
         return Pressure(queued, self._config.submit_capacity, self._writer.waiting)
 
-    def _write_sidecars(self) -> None:
-        """Write the sidecars of segments that were sealed, outside the append lock."""
-        if not self._sealing.acquire(blocking=False):
-            return
-        try:
-            while self._sealed:
-                log, header = self._sealed[0]
-                opened = self._opened
-                sidecar = write_sidecar(
-                    self._files, self._layout, opened.index, log, header,
-                    self._writer.durable.sequence,
-                )  # fmt: skip
-                if sidecar is not None:
-                    try:
-                        map_sidecar(
-                            self._files, self._layout, opened.pool, opened.index, header, sidecar
-                        )
-                    except Unavailable as error:
-                        # The part in memory serves as well; whose append this is was written.
-                        logger.warning(
-                            "a new sidecar is not used: %s", str(error),
-                            extra={"code": "sidecar-not-used", "error": str(error)},
-                        )  # fmt: skip
-                self._sealed.pop(0)
-                save_keys(self._files, self._layout, self._opened.identity, opened.index)
-        finally:
-            self._sealing.release()
-
     # --- durability ----------------------------------------------------------
 
     def sync(self) -> None:
@@ -994,7 +1082,7 @@ class Store(_Reading):
             if self._queue is not None:
                 self._queue.stop(timeout)
             if self._sealed:
-                self._write_sidecars()
+                self._sealer.write_sidecars()
             first = self._first_of_epoch
             epoch = writer.epoch
             log = writer.close(

@@ -1,4 +1,4 @@
-"""Group commit by itself: who syncs, who is woken, and what a failure leaves behind.
+"""Group commit by itself: who writes and syncs for whom, and what a failure leaves behind.
 
 The sync is a function that a test holds, so "while somebody syncs" is a state and no race.
 Nothing is timed; waits of zero seconds are the only ones.
@@ -7,28 +7,43 @@ Nothing is timed; waits of zero seconds are the only ones.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from batpak.journal.group import GroupCommit
+from batpak.journal.group import GroupCommit, Request
 from tests.watched_files import WAIT
 
 
 class Disk:
-    """What is written and what is durable; a sync can be held and can fail."""
+    """Gives each event a sequence; a sync can be held, and writes and syncs can fail."""
 
-    def __init__(self, written: int = 0) -> None:
-        self.written = written
-        self.durable = 0
-        self.syncs = 0
-        self.checks = 0
+    def __init__(self) -> None:
+        self.written = self.durable = self.syncs = 0
+        self.rounds: list[int] = []
+        """How many requests each call of `commit` was given."""
         self.fails: BaseException | None = None
-        self.over: Exception | None = None
+        self.interrupted_at = 0
+        """The number of the sync at which Ctrl-C arrives."""
+        self.refuses: set[str] = set()
         self.begun = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
-        self.group = GroupCommit(self.sync_once, lambda: self.durable, self.check)
+        self.group = GroupCommit(self.commit, self.sync_once)
+
+    def commit(self, requests: Sequence[Request]) -> None:
+        self.rounds.append(len(requests))
+        for request in requests:
+            if request.is_written or request.error is not None:
+                continue
+            if self.refuses & set(request.events):
+                request.error = ValueError("refused")
+                continue
+            first = self.written
+            self.written += len(request.events)
+            request.committed = tuple((n,) for n in range(first, self.written))
+            request.written_below(self.written)
 
     def sync_once(self) -> None:
         written = self.written
@@ -37,132 +52,195 @@ class Disk:
         assert self.go.wait(WAIT), "nobody let the sync pass"
         if self.fails is not None:
             raise self.fails
+        if self.syncs == self.interrupted_at:
+            raise KeyboardInterrupt
         self.durable = max(self.durable, written)
 
-    def check(self) -> None:
-        self.checks += 1
-        if self.over is not None:
-            raise self.over
+    def run(self, *events: str, bound: int = 0) -> Request:
+        request = Request(events, bound)
+        self.group.run(request)
+        return request
 
 
 def until_waiting(disk: Disk, count: int) -> None:
-    """Return once so many threads wait for the sync under way."""
+    """Return once so many requests wait beside those that are worked on."""
     for _ in range(10_000_000):
-        if len(disk.group._waiters) == count:
+        if disk.group.waiting == count:
             return
         threading.Event().wait(0)
     raise AssertionError("the threads never came to wait")
 
 
-def held(disk: Disk, pool: ThreadPoolExecutor, bound: int) -> Future[bool]:
+def held(disk: Disk, pool: ThreadPoolExecutor, *events: str) -> Future[Request]:
     """A leader in the middle of its sync."""
     disk.go.clear()
-    leader = pool.submit(disk.group.wait, bound)
+    leader = pool.submit(disk.run, *events)
     assert disk.begun.acquire(timeout=WAIT)
     return leader
 
 
-def test_what_is_durable_already_asks_nobody() -> None:
-    disk = Disk(5)
-    disk.durable = 3
-    assert disk.group.wait(3) is True
-    assert (disk.syncs, disk.checks) == (0, 0)
-    assert disk.group.wait(4) is True
-    assert (disk.syncs, disk.durable) == (1, 5)
+def idle(disk: Disk) -> bool:
+    """Whether nobody leads and nobody waits."""
+    return disk.group._leader is None and disk.group.waiting == 0
 
 
-def test_one_sync_serves_all_that_it_covers_and_one_of_the_others_leads_next() -> None:
-    disk = Disk(3)
-    with ThreadPoolExecutor(8) as pool:
-        leader = held(disk, pool, 1)
-        covered = [pool.submit(disk.group.wait, bound) for bound in (1, 2, 3)]
-        beyond = [pool.submit(disk.group.wait, bound) for bound in (4, 5, 5)]
-        until_waiting(disk, 6)
-        disk.written = 5
-        assert not any(f.done() for f in (leader, *covered, *beyond))
-        disk.go.set()
-        assert all(f.result(WAIT) is True for f in (leader, *covered, *beyond))
-    assert (disk.syncs, disk.durable) == (2, 5)
-    assert disk.group._waiters == []
-    assert disk.group._leader is None
+def test_alone_a_request_is_written_and_synced_at_once() -> None:
+    disk = Disk()
+    request = disk.run("a", "b")
+    assert (request.is_done, request.is_written, request.error) == (True, True, None)
+    assert [one[0] for one in request.committed] == [0, 1]
+    assert request.bound == 2
+    assert (disk.rounds, disk.syncs, disk.durable) == ([1], 1, 2)
+    assert idle(disk)
 
 
-def test_a_wait_whose_time_is_over_says_whether_it_came_true() -> None:
-    disk = Disk(2)
-    with ThreadPoolExecutor(4) as pool:
-        leader = held(disk, pool, 2)
-        assert disk.group.wait(2, timeout=0) is False
-        assert disk.group._waiters == [], "it does not stay in the room"
-        other = pool.submit(disk.group.wait, 3)
-        until_waiting(disk, 1)
-        disk.written = 3
-        disk.go.set()
-        assert leader.result(WAIT) is True
-        assert other.result(WAIT) is True
-    assert disk.group.wait(3, timeout=0) is True
+def test_a_request_without_events_waits_for_what_is_written() -> None:
+    disk = Disk()
+    disk.run("a")
+    request = disk.run(bound=1)
+    assert request.is_written
+    assert request.is_done
+    assert request.committed == ()
     assert disk.syncs == 2
 
 
-def test_a_wait_with_time_left_is_served() -> None:
-    disk = Disk(1)
-    with ThreadPoolExecutor(2) as pool:
-        leader = held(disk, pool, 1)
-        waiting = pool.submit(disk.group.wait, 1, WAIT)
-        until_waiting(disk, 1)
+def test_what_a_request_says_of_its_events() -> None:
+    request = Request(["a", "b"])
+    assert not request.is_written
+    request.written_below(9)
+    assert not request.is_written, "nothing was committed yet"
+    request.committed = ((4,), (5,))
+    request.written_below(5)
+    assert not request.is_written
+    request.written_below(6)
+    assert request.is_written
+    assert request.bound == 6
+
+
+def test_those_who_come_during_a_sync_share_the_next() -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(8) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, f"{n}a", f"{n}b") for n in range(5)]
+        until_waiting(disk, 5)
+        assert not any(future.done() for future in (leader, *others))
         disk.go.set()
-        assert waiting.result(WAIT) is True
-        assert leader.result(WAIT) is True
-    assert disk.syncs == 1
+        assert leader.result(WAIT).bound == 1
+        done = [future.result(WAIT) for future in others]
+    assert (disk.rounds, disk.syncs, disk.durable) == ([1, 5], 2, 11)
+    assert all(request.is_done and request.error is None for request in done)
+    numbers = [one[0] for request in done for one in request.committed]
+    assert sorted(numbers) == list(range(1, 11))
+    assert idle(disk)
 
 
-def test_an_error_reaches_the_leader_and_the_others_hear_of_it_themselves() -> None:
-    disk = Disk(3)
-    failure, poison = OSError("the sync failed"), RuntimeError("poisoned")
+def test_a_request_that_is_refused_takes_nobody_with_it() -> None:
+    disk = Disk()
+    disk.refuses = {"bad"}
     with ThreadPoolExecutor(4) as pool:
-        leader = held(disk, pool, 1)
-        others = [pool.submit(disk.group.wait, 2) for _ in range(3)]
+        leader = held(disk, pool, "first")
+        good = [pool.submit(disk.run, name) for name in ("good", "fine")]
+        bad = pool.submit(disk.run, "bad")
         until_waiting(disk, 3)
-        disk.fails, disk.over = failure, poison
         disk.go.set()
-        assert leader.exception(WAIT) is failure
-        assert [f.exception(WAIT) for f in others] == [poison] * 3
-    assert disk.syncs == 1, "nobody tries again"
-    assert disk.group._leader is None
-    with pytest.raises(RuntimeError, match="poisoned"):
-        disk.group.wait(2)
+        assert isinstance(bad.result(WAIT).error, ValueError)
+        assert all(future.result(WAIT).error is None for future in (leader, *good))
+    assert disk.durable == 3
+    assert isinstance(disk.run("bad").error, ValueError)
+    assert disk.syncs == 2, "for a refusal alone nothing is synced"
+    assert idle(disk)
 
 
-def test_an_interrupted_leader_leaves_the_lead_to_the_next() -> None:
-    disk = Disk(2)
+def test_a_failed_sync_is_told_to_all_that_it_was_for() -> None:
+    disk = Disk()
+    failure = OSError("the sync failed")
+    disk.refuses = {"bad"}
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, name) for name in ("a", "b", "bad")]
+        until_waiting(disk, 3)
+        disk.fails = failure
+        disk.go.set()
+        assert leader.result(WAIT).error is failure
+        a, b, bad = (future.result(WAIT) for future in others)
+    assert a.error is b.error is failure
+    assert isinstance(bad.error, ValueError), "its own error, not the sync's"
+    assert a.is_written
+    assert disk.syncs == 2
+    assert idle(disk)
+
+
+def test_a_wait_whose_time_is_over_leaves_the_room() -> None:
+    disk = Disk()
     with ThreadPoolExecutor(2) as pool:
-        leader = held(disk, pool, 1)
-        other = pool.submit(disk.group.wait, 2)
+        leader = held(disk, pool, "first")
+        late = Request(["late"])
+        assert disk.group.run(late, timeout=0) is False
+        assert not late.is_written
+        assert disk.group.waiting == 0
+        patient = Request(["patient"])
+        other = pool.submit(disk.group.run, patient, WAIT)
         until_waiting(disk, 1)
+        disk.go.set()
+        assert leader.result(WAIT).is_done
+        assert other.result(WAIT) is True
+    assert [one[0] for one in patient.committed] == [1]
+    assert late.committed == ()
+    assert idle(disk)
+
+
+def test_an_interrupted_leader_leaves_the_work_to_the_next() -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(3) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, name) for name in ("a", "b")]
+        until_waiting(disk, 2)
         disk.fails = KeyboardInterrupt()
         disk.go.set()
         assert isinstance(leader.exception(WAIT), KeyboardInterrupt)
-        assert isinstance(other.exception(WAIT), KeyboardInterrupt), "it led, and met the same"
+        # The first of them led and met the same; the other one's turn came after it.
+        assert [type(future.exception(WAIT)) for future in others] == [KeyboardInterrupt] * 2
+    assert idle(disk)
     disk.fails = None
-    assert disk.group.wait(2) is True
-    assert disk.syncs == 3
+    assert disk.run("again").error is None
+    assert disk.durable == disk.written == 4
 
 
-def test_nobody_waits_for_what_nobody_syncs() -> None:
-    """Threads that all want something else, on syncs that cover a little each."""
+def test_what_an_interrupted_leader_wrote_for_others_is_not_written_again() -> None:
     disk = Disk()
-    lock = threading.Lock()
+    disk.interrupted_at = 2
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, name) for name in ("a", "b", "c")]
+        until_waiting(disk, 3)
+        disk.go.set()
+        assert leader.result(WAIT).is_done
+        ends = [future.exception(WAIT) for future in others]
+    assert [type(end) for end in ends].count(KeyboardInterrupt) == 1, "it led the second round"
+    for future, end in zip(others, ends, strict=True):
+        assert end is not None or future.result().error is None
+    assert disk.rounds == [1, 3, 2]
+    assert disk.written == disk.durable == 4
+    assert idle(disk)
 
-    def append_and_wait() -> bool:
-        for _ in range(50):
-            with lock:
-                disk.written += 1
-                bound = disk.written
-            assert disk.group.wait(bound) is True
-            assert disk.durable >= bound
-        return True
 
-    with ThreadPoolExecutor(8) as pool:
-        assert all(f.result(WAIT) for f in [pool.submit(append_and_wait) for _ in range(8)])
-    assert disk.durable == 400
-    assert disk.syncs <= 400
-    assert disk.group._waiters == []
+@pytest.mark.parametrize("count", [2, 8])
+def test_many_threads_get_every_event_through_once(count: int) -> None:
+    disk = Disk()
+
+    def work(thread: int) -> list[int]:
+        numbers: list[int] = []
+        for n in range(40):
+            request = disk.run(f"{thread}:{n}")
+            assert request.error is None
+            numbers.append(request.committed[0][0])
+            assert disk.durable > numbers[-1]
+        assert numbers == sorted(numbers)
+        return numbers
+
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(work, thread) for thread in range(count)]
+        every = [n for future in futures for n in future.result(WAIT)]
+    assert sorted(every) == list(range(40 * count))
+    assert disk.syncs <= 40 * count
+    assert idle(disk)

@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=2, help="at a time (2)")
     parser.add_argument("--least", type=float, default=90.0, help="percent that must be noticed")
     parser.add_argument(
-        "--cases", type=int, default=6, help="of each test's table of cases, at most (6); 0: all"
+        "--cases", type=int, default=6, help="of a costly test's table, at most (6); 0: all"
     )
     parser.add_argument(
         "--reuse", action="store_true", help="take which test runs which line from the last run"

@@ -40,7 +40,7 @@ from batpak.event import (
 from batpak.ids import CausationId, CorrelationId, EventId, Id128
 from batpak.items import Expect, Id, Item, Key, Prior
 from batpak.journal.writer import Prepared
-from batpak.kinds import EventKind
+from batpak.kinds import DATA, SYSTEM_DENIAL, EventKind
 from batpak.receipt import encode_extensions
 
 __all__ = ["Preparer", "check_unique_keys", "expected_clock"]
@@ -69,10 +69,12 @@ class Preparer:
         correlation: Id | None = None,
         causation: Id | None = None,
         marks: Mapping[str, bytes] | None = None,
+        *,
+        marks_all: bool = False,
     ) -> list[Prepared]:
         """The events of one commit; what is wrong is named by its index.
 
-        `marks` are reserved extensions of the last one. Raises InvalidInput,
+        `marks` are reserved extensions of the last one, or of all. Raises InvalidInput,
         BatchTooLarge, IdempotencyConflict.
         """
         batch = list(items)
@@ -100,7 +102,7 @@ class Preparer:
                         item.coordinate, item.payload, item.kind, item.correlation or correlation,
                         item.causation or causation, item.lane, item.depth, item.flags,
                         item.extensions, item.key, None, index, item.is_raw,
-                        marks if index == last else None,
+                        marks if marks_all or index == last else None,
                     )
                 )  # fmt: skip
             except InvalidInput as error:
@@ -191,6 +193,29 @@ class Preparer:
             key,
             packed,
             None if expect is None else expected_clock(expect),
+        )
+
+    def denial(
+        self,
+        coordinate: Coordinate,
+        payload_version: int,
+        data: bytes,
+        correlation: Id | None,
+        causation: Id | None,
+        extensions: Mapping[str, bytes] | None,
+    ) -> Prepared:
+        """A denial event at the denied coordinate. Raises InvalidInput."""
+        # The reserved kind is ours to give; everything else is judged as ever.
+        self.one(coordinate, b"", DATA, correlation, causation, 0, 0, 0, extensions, is_raw=True)
+        return Prepared.of(
+            coordinate,
+            SYSTEM_DENIAL.raw,
+            payload_version,
+            self._codec,
+            (next(self._salts, None) or self._new_salts()) + data if self._salted else data,
+            extensions=encode_extensions(extensions or {}),
+            correlation_id=None if correlation is None else correlation.bytes,
+            causation_id=NO_ID if causation is None else causation.bytes,
         )
 
     def payload_of(self, event: Prepared) -> bytes:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -468,24 +468,23 @@ def threads(draw: random.Random) -> Machine:
     """A second thread appends while the first one's sync is under way; both wait for theirs."""
     machine = begin(draw)
     machine.open()
-    others: list[threading.Thread] = []
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(3):
+            started: list[Future[None]] = []
 
-    def meanwhile(path: str) -> None:
-        if not path.endswith(".seg"):
-            return
-        machine.files.after_sync = None
-        before = len(machine.disk.log)
-        worker = threading.Thread(target=machine.commit, args=("game",), kwargs={"padding": 900})
-        worker.start()
-        others.append(worker)
-        # Until the other has written: it then waits for the sync that follows this one.
-        while worker.is_alive() and not any(c.name == "write" for c in machine.disk.log[before:]):
-            worker.join(0.0005)
+            def meanwhile(path: str, started: list[Future[None]] = started) -> None:
+                if not path.endswith(".seg"):
+                    return
+                machine.files.after_sync = None
+                written = machine.store.frontier().written
+                started.append(other.submit(machine.commit, "game", padding=900))
+                # Until the other has written: it then waits for the sync that follows this one.
+                while machine.store.frontier().written == written and not started[0].done():
+                    wait(started, timeout=0.0005)
 
-    for _ in range(3):
-        machine.files.after_sync = meanwhile
-        machine.commit("player:0")
-        others.pop().join()
+            machine.files.after_sync = meanwhile
+            machine.commit("player:0")
+            started[0].result()
     machine.close()
     return machine
 

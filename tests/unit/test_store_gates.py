@@ -1,0 +1,175 @@
+"""Gates asked by a store: what is denied is not written, what is bypassed says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from batpak import (
+    Bypass,
+    Coordinate,
+    Denial,
+    Durability,
+    EventKind,
+    GateContext,
+    GateDenied,
+    GateSet,
+    Item,
+    Store,
+    gate,
+)
+from batpak.errors import GatePassError, InvalidInput, ReservedName
+from batpak.gates import DenialPayload, Passed, Verdict
+from batpak.kinds import SYSTEM_DENIAL
+
+ALICE = Coordinate("player:alice", "room:hall")
+NOTE = EventKind(0xF, 0x51)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "journal", durability=Durability.OS) as opened:
+        yield opened
+
+
+@gate("small", "numbers stay below ten")
+def small(context: GateContext) -> Denial | None:
+    return small.denial("too much", code="MUCH") if context.value >= 10 else None
+
+
+@gate("seen", "what is there is counted")
+def seen(context: GateContext) -> Denial | None:
+    full = len(context.view) >= 3
+    return seen.denial("full") if full else None
+
+
+@pytest.mark.parametrize("gates", [GateSet([small]), [small]], ids=["set", "list"])
+def test_a_denied_event_is_not_written(store: Store, gates: GateSet[GateContext]) -> None:
+    written = store.frontier().written
+    with pytest.raises(GateDenied) as caught:
+        store.append(ALICE, 10, kind=NOTE, gates=gates)
+    assert caught.value.gate == "small"
+    assert caught.value.reason == "MUCH"
+    assert store.frontier().written == written
+    assert store.append(ALICE, 9, kind=NOTE, gates=gates).sequence == written.sequence
+
+
+def test_gates_read_the_journal_that_they_guard(store: Store) -> None:
+    gates = GateSet([seen])
+    for number in range(2):
+        store.append(ALICE, number, kind=NOTE, gates=gates)
+    with pytest.raises(GateDenied):
+        store.append(ALICE, 2, kind=NOTE, gates=gates)
+
+
+def test_one_denied_item_keeps_the_whole_batch_out(store: Store) -> None:
+    before = len(store)
+    asked = GateSet([small])
+    with pytest.raises(GateDenied):
+        store.append_many([Item(ALICE, n, kind=NOTE) for n in (1, 10, 2)], gates=asked)
+    assert len(store) == before
+    store.append_many([Item(ALICE, n, kind=NOTE) for n in (1, 2)], gates=asked)
+    assert len(store) == before + 2
+
+
+def test_a_gate_that_raises_denies_and_is_the_cause(store: Store) -> None:
+    @gate("broken", "always breaks")
+    def broken(context: GateContext) -> Denial | None:
+        raise RuntimeError("secret")
+
+    before = len(store)
+    with pytest.raises(GateDenied) as caught:
+        store.append(ALICE, 1, kind=NOTE, gates=[broken])
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert "secret" not in str(caught.value)
+    assert len(store) == before
+
+
+def test_a_gate_may_append_before_the_lock_is_taken(store: Store) -> None:
+    """It should not, but it must not hang."""
+
+    @gate("busy", "writes a note of its own")
+    def busy(context: GateContext) -> Denial | None:
+        store.append(Coordinate("gate:busy", "notes"), context.value, kind=NOTE)
+        return None
+
+    receipt = store.append(ALICE, 1, kind=NOTE, gates=[busy])
+    assert [event.coordinate.entity for event in store][-2:] == ["gate:busy", "player:alice"]
+    assert receipt.sequence == len(store) - 1
+
+
+def test_a_pass_is_good_for_the_event_that_it_was_given_for(store: Store) -> None:
+    def passed(value: int) -> Passed[GateContext, None]:
+        answer = GateSet([small]).check(GateContext.of(ALICE, value, kind=NOTE, reader=store))
+        assert isinstance(answer, Passed)
+        return answer
+
+    with pytest.raises(GatePassError) as caught:
+        store.append(ALICE, 2, kind=NOTE, gates=passed(1))
+    assert caught.value.reason == "other-proposal"
+    once = passed(3)
+    store.append(ALICE, 3, kind=NOTE, gates=once)
+    with pytest.raises(GatePassError) as caught:
+        store.append(ALICE, 3, kind=NOTE, gates=once)
+    assert caught.value.reason == "spent"
+    with pytest.raises(InvalidInput):
+        store.append_many([Item(ALICE, 1, kind=NOTE)] * 2, gates=passed(1))
+    assert [event.value for event in store.entity("player:alice")] == [3]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_bypass_stands_in_the_events_that_it_let_through(store: Store, many: bool) -> None:
+    bypass = Bypass("incident-7", "the gate's service is down", approved_by="carol")
+    extensions = {"acme.trace": b"1"}
+    if many:
+        receipts = store.append_many(
+            [Item(ALICE, 99, kind=NOTE, extensions=extensions) for _ in range(2)], gates=bypass
+        )
+    else:
+        receipts = (store.append(ALICE, 99, kind=NOTE, extensions=extensions, gates=bypass),)
+    for receipt in receipts:
+        event = store.get(receipt.event_id)
+        assert Bypass.from_extensions(event.extensions) == bypass
+        assert event.extensions["acme.trace"] == b"1"
+        assert receipt.extensions == event.extensions
+    assert store.verify().ok
+
+
+def test_a_denial_is_an_event_at_the_denied_place(store: Store) -> None:
+    with pytest.raises(GateDenied) as caught:
+        store.append(ALICE, 10, kind=NOTE, gates=[small, seen])
+    denied = caught.value.denied
+    receipt = store.deny(ALICE, NOTE, denied, pipeline="game", extensions={"acme.trace": b"2"})
+    event = store.get(receipt.event_id)
+    assert receipt.kind == event.kind == SYSTEM_DENIAL
+    assert event.coordinate == ALICE
+    assert event.extensions == {"acme.trace": b"2"}
+    found = DenialPayload.decode(event.raw)
+    assert found.proposed_kind == NOTE
+    assert found.proposed_content_hash is None
+    assert [one.verdict for one in found.evaluations] == [Verdict.DENY, Verdict.SKIPPED]
+    assert event.envelope is not None
+    assert len(event.envelope) == len(event.raw) + 16, "salted as the store's other payloads"
+    assert store.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda s: s.deny(ALICE, NOTE, "no"), InvalidInput),
+        (lambda s: s.deny("alice", NOTE, Denial("g", "no")), InvalidInput),
+        (lambda s: s.deny(ALICE, 7, Denial("g", "no")), InvalidInput),
+        (lambda s: s.deny(Coordinate("batpak:store", "x"), NOTE, Denial("g", "no")), ReservedName),
+        (lambda s: s.append(ALICE, 1, kind=NOTE, gates=[1]), InvalidInput),
+        (lambda s: s.append(ALICE, 1, kind=SYSTEM_DENIAL), InvalidInput),
+    ],
+)
+def test_bad_input_writes_nothing(
+    store: Store, call: Callable[[Store], object], error: type[Exception]
+) -> None:
+    written = store.frontier().written
+    with pytest.raises(error):
+        call(store)
+    assert store.frontier().written == written
