@@ -513,7 +513,7 @@ class Store(_Reading):
         self._writer = opened.writer
         self._journal_id = opened.identity.journal_id
         self._sealed = opened.sealed
-        self._sealing = threading.Lock()
+        self._sealing = threading.RLock()
         self._preparer = Preparer(config)
         self._appender = Appender(
             opened.writer, opened.reader, self._preparer, self._journal_id, config.durability,
@@ -528,6 +528,8 @@ class Store(_Reading):
         self._queue: SubmitQueue | None = None
         self._starting = threading.Lock()
         self._fences: weakref.WeakSet[Fence] = weakref.WeakSet()
+        self._lost: list[Callable[[], None]] = []
+        """What tells the tickets of fences that were dropped before their end."""
         self._fence_here = threading.local()
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
@@ -855,8 +857,10 @@ class Store(_Reading):
         Raises FenceOpen inside another fence of this thread, StoreClosed.
         """
         self._writer.check()
-        here: Fence | None = getattr(self._fence_here, "fence", None)
-        if here is not None and here in self._fences:
+        self._tell_lost()
+        kept: weakref.ref[Fence] | None = getattr(self._fence_here, "fence", None)
+        here = None if kept is None else kept()
+        if here is not None and here.is_open:
             raise FenceOpen(
                 "a fence is already open in this thread",
                 field="fence",
@@ -867,10 +871,17 @@ class Store(_Reading):
             self._config.batch_max_events,
             lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
             self._fences.discard,
+            self._lost.append,
         )
         self._fences.add(fence)
-        self._fence_here.fence = fence
+        # Weakly: Ctrl-C before the block begins leaves a fence that nobody can end.
+        self._fence_here.fence = weakref.ref(fence)
         return fence
+
+    def _tell_lost(self) -> None:
+        while self._lost:
+            self._lost[0]()
+            del self._lost[0]
 
     def outbox(
         self,
@@ -983,11 +994,12 @@ class Store(_Reading):
 
     def _write_sidecars(self) -> None:
         """Write the sidecars of segments that were sealed, outside the append lock."""
-        if not self._sealing.acquire(blocking=False):
-            return
         try:
+            if not self._sealing.acquire(blocking=False):
+                return
             while self._sealed:
-                log, header = self._sealed[0]
+                sealed = self._sealed[0]
+                log, header = sealed
                 opened = self._opened
                 sidecar = write_sidecar(
                     self._files, self._layout, opened.index, log, header,
@@ -1004,10 +1016,16 @@ class Store(_Reading):
                             "a new sidecar is not used: %s", str(error),
                             extra={"code": "sidecar-not-used", "error": str(error)},
                         )  # fmt: skip
-                self._sealed.pop(0)
+                # A log handler that appends comes here within, and may have done it.
+                if self._sealed and self._sealed[0] is sealed:
+                    del self._sealed[0]
                 save_keys(self._files, self._layout, self._opened.identity, opened.index)
         finally:
-            self._sealing.release()
+            # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
+            try:
+                self._sealing.release()
+            except RuntimeError:
+                pass
 
     # --- durability ----------------------------------------------------------
 
@@ -1097,11 +1115,10 @@ class Store(_Reading):
         """
         check_timeout(timeout)
         writer = self._writer
-        if writer.is_closed or writer.is_forked:
-            # In a forked child there is nothing to write: the store is the parent's.
-            self._release()
-            return
         try:
+            # In a forked child there is nothing to write: the store is the parent's.
+            if writer.is_closed or writer.is_forked:
+                return
             for fence in list(self._fences):
                 fence.close()
             if self._queue is not None:
@@ -1123,11 +1140,20 @@ class Store(_Reading):
             self._release()
 
     def _release(self) -> None:
-        if self._finalizer.detach():
-            _live.discard(self._writer)
-            self._writer.release()
-            self._opened.pool.close()
-            self._opened.index.clear()
+        """Let go of everything; after an interruption it can be called again, and goes on."""
+        writer = self._writer
+        if not writer.is_forked:
+            for fence in list(self._fences):
+                fence.close()
+            self._tell_lost()
+            if self._queue is not None:
+                self._queue.abandon()
+        writer.release()
+        self._opened.pool.close()
+        self._opened.index.clear()
+        _live.discard(writer)
+        # Last: until here, dropping the store would do the rest.
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,96 @@
+"""A thread that serves others, started when it is first needed, of which there is one.
+
+Ctrl-C may come at any point of starting and ending it, and leaves neither a thread that
+never runs nor two of them. `threading.Thread.start` can't promise that: it waits for the
+new thread at a condition, whose lock Ctrl-C can leave held for ever. So a bare thread,
+which no signal reaches, does the starting. Knows nothing of what the thread works on.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["ATTEMPTS", "Worker", "gate", "opened"]
+
+ATTEMPTS: Final = tuple(range(1000))
+"""How often a step that must not be left half done is done again when Ctrl-C cuts it.
+
+Something to iterate over that is there already: a call of `range` could be cut itself.
+"""
+
+
+def gate() -> threading.Lock:
+    """A lock that is held: who acquires it sleeps until somebody opens it."""
+    closed = threading.Lock()
+    closed.acquire()
+    return closed
+
+
+def opened(closed: threading.Lock) -> None:
+    """Let one sleeper through the gate, now or later; the caller is the only opener.
+
+    Doing it twice does no harm, so it can be done again after an interruption. Where what
+    the sleeper looks for is published afterwards, both have to be under a lock that it
+    takes before it looks.
+    """
+    if closed.locked():
+        closed.release()
+
+
+class Worker:
+    """One daemon thread that runs `work` once, to its end."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        self._name = name
+        self._work = work
+        self._claiming = threading.Lock()
+        self._begun = gate()
+        self._over = gate()
+        # guarded by _claiming
+        self._ident: int | None = None
+
+    def start(self) -> None:
+        """Return once the work has begun; nothing if it had. Raises RuntimeError."""
+        if self._ident is None:
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            _thread.start_new_thread(_launch, (thread,))
+            with self._begun:  # it is open from the beginning of the work on
+                pass
+
+    def join(self) -> None:
+        """Return once the work is over; if nobody had begun, it is done here and now."""
+        if not self._run() and not self.is_here:
+            with self._over:
+                pass
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that does the work."""
+        return self._ident == threading.get_ident()
+
+    def _run(self) -> bool:
+        """Do the work unless somebody has begun it; whether it was done here."""
+        claimed = False
+        try:
+            with self._claiming:
+                if self._ident is not None:
+                    return False
+                self._ident = threading.get_ident()
+                claimed = True
+                self._begun.release()
+            self._work()
+        finally:
+            if claimed:
+                self._over.release()
+        return True
+
+
+def _launch(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError:
+        # No second thread to be had: this one serves as well.
+        thread.run()
