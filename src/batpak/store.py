@@ -32,7 +32,7 @@ from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
-from batpak.engine.sealing import map_sidecar, wants_sidecar, write_sidecar
+from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
 from batpak.engine.staging import Fence, Outbox
 from batpak.engine.submission import Pressure, Submission, SubmitQueue
 from batpak.engine.system import close_event
@@ -46,7 +46,6 @@ from batpak.errors import (
     KindCollision,
     PayloadDamaged,
     StoreClosed,
-    Unavailable,
     WaitTimeout,
 )
 from batpak.event import (
@@ -60,7 +59,7 @@ from batpak.index.query import ALL, Query
 from batpak.items import Expect, Id, Item, Key, Unless
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
-from batpak.journal.writer import Guard, Prepared, Writer
+from batpak.journal.writer import Guard, Known, Prepared, Writer
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt
 
@@ -513,11 +512,14 @@ class Store(_Reading):
         self._writer = opened.writer
         self._journal_id = opened.identity.journal_id
         self._sealed = opened.sealed
-        self._sealing = threading.RLock()
+        self._sealer = Sealer(
+            files, self._layout, opened.identity, opened.index, opened.pool, opened.writer,
+            opened.sealed,
+        )  # fmt: skip
         self._preparer = Preparer(config)
         self._appender = Appender(
             opened.writer, opened.reader, self._preparer, self._journal_id, config.durability,
-            opened.sealed, self._write_sidecars,
+            opened.sealed, self._sealer.write_sidecars,
         )  # fmt: skip
         # What every append passes, looked up once.
         self._prepare = self._preparer.one
@@ -626,11 +628,15 @@ class Store(_Reading):
         if self._queue is not None:
             self._queue.drain_mine()
         if (
-            durable or self._waits or key is not None or unless is not None or wait is not None
-            or timeout is not None
+            durable or self._waits or unless is not None or wait is not None
+            or timeout is not None or on_replay != "raise"
+            or (key is not None and not self._keys_ready)
         ):  # fmt: skip
             return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
-        done = self._commit_one(event)
+        try:
+            done = self._commit_one(event)
+        except Known as known:
+            return self._appender.replay((event,), known.sequences, on_replay, False, None)[0]
         is_durable = False
         if self._sealed or self._flushes:
             is_durable = self._appender.after_write((event,), (done,))
@@ -874,7 +880,8 @@ class Store(_Reading):
             self._lost.append,
         )
         self._fences.add(fence)
-        # Weakly: Ctrl-C before the block begins leaves a fence that nobody can end.
+        # Weakly: what is open must not keep a dropped store alive, and Ctrl-C before the
+        # block begins leaves a fence that nobody can end.
         self._fence_here.fence = weakref.ref(fence)
         return fence
 
@@ -992,41 +999,6 @@ class Store(_Reading):
         queued = 0 if queue is None else queue.queued
         return Pressure(queued, self._config.submit_capacity, self._writer.waiting)
 
-    def _write_sidecars(self) -> None:
-        """Write the sidecars of segments that were sealed, outside the append lock."""
-        try:
-            if not self._sealing.acquire(blocking=False):
-                return
-            while self._sealed:
-                sealed = self._sealed[0]
-                log, header = sealed
-                opened = self._opened
-                sidecar = write_sidecar(
-                    self._files, self._layout, opened.index, log, header,
-                    self._writer.durable.sequence,
-                )  # fmt: skip
-                if sidecar is not None:
-                    try:
-                        map_sidecar(
-                            self._files, self._layout, opened.pool, opened.index, header, sidecar
-                        )
-                    except Unavailable as error:
-                        # The part in memory serves as well; whose append this is was written.
-                        logger.warning(
-                            "a new sidecar is not used: %s", str(error),
-                            extra={"code": "sidecar-not-used", "error": str(error)},
-                        )  # fmt: skip
-                # A log handler that appends comes here within, and may have done it.
-                if self._sealed and self._sealed[0] is sealed:
-                    del self._sealed[0]
-                save_keys(self._files, self._layout, self._opened.identity, opened.index)
-        finally:
-            # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
-            try:
-                self._sealing.release()
-            except RuntimeError:
-                pass
-
     # --- durability ----------------------------------------------------------
 
     def sync(self) -> None:
@@ -1124,7 +1096,7 @@ class Store(_Reading):
             if self._queue is not None:
                 self._queue.stop(timeout)
             if self._sealed:
-                self._write_sidecars()
+                self._sealer.write_sidecars()
             first = self._first_of_epoch
             epoch = writer.epoch
             log = writer.close(

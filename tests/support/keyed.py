@@ -1,6 +1,7 @@
-"""Append events under keys before `Store.append` takes them: straight to the writer.
+"""Append events under keys straight through the writer, which judges less than `Store.append`.
 
-Goes away with the keyword `key=`; what is written is what that keyword will write.
+Commits may mix keyed and unkeyed events, as imports may, and `again=True` writes a known
+key once more, as no writer of ours does: a reader has to cope with what others wrote.
 """
 
 from __future__ import annotations
@@ -19,13 +20,20 @@ def prepared(key: bytes | None, payload: bytes = b"\x01") -> Prepared:
     return Prepared.of(COORDINATE, 0x1007, 0, CODEC_PLAIN, payload, key=key)
 
 
-def append_keyed(store: Store, keys: Iterable[bytes | None]) -> list[int]:
+def append_keyed(store: Store, keys: Iterable[bytes | None], *, again: bool = False) -> list[int]:
     """One commit with an event for each key; their sequences. Visible once this returns."""
     events = [prepared(key) for key in keys]
-    sequences = [done[0] for done in store._writer.commit(events)]
+    writer = store._writer
+    find_known = writer._find
+    if again:
+        writer._find = lambda _key, _written: None
+    try:
+        sequences = [done[0] for done in writer.commit(events)]
+    finally:
+        writer._find = find_known
     store.sync()
     # As every append does after its write: sidecars, and the key table, of sealed segments.
-    store._write_sidecars()
+    store._sealer.write_sidecars()
     return sequences
 
 

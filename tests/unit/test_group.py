@@ -1,13 +1,13 @@
-"""Group commit by itself: who works for whom, who is woken, and what a failure leaves behind.
+"""Group commit by itself: who writes and syncs for whom, and what a failure leaves behind.
 
-Commit and sync are functions that a test holds, so "while somebody syncs" is a state and
-no race. Nothing is timed; the only wait with a bound is one of zero seconds.
+The sync is a function that a test holds, so "while somebody syncs" is a state and no race.
+Nothing is timed; waits of zero seconds are the only ones.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -17,15 +17,16 @@ from tests.watched_files import WAIT
 
 
 class Disk:
-    """Commits into a list, and syncs that can be held and can fail."""
+    """Gives each event a sequence; a sync can be held, and writes and syncs can fail."""
 
     def __init__(self) -> None:
-        self.written: list[object] = []
-        self.durable = 0
+        self.written = self.durable = self.syncs = 0
         self.rounds: list[int] = []
-        """How many requests each commit was given."""
+        """How many requests each call of `commit` was given."""
         self.fails: BaseException | None = None
-        self.refuses: dict[object, Exception] = {}
+        self.interrupted_at = 0
+        """The number of the sync at which Ctrl-C arrives."""
+        self.refuses: set[str] = set()
         self.begun = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
@@ -33,47 +34,36 @@ class Disk:
 
     def commit(self, requests: Sequence[Request]) -> None:
         self.rounds.append(len(requests))
-        for one in requests:
-            if one.is_written or one.error is not None:
+        for request in requests:
+            if request.is_written or request.error is not None:
                 continue
-            [event] = one.events
-            if event in self.refuses:
-                one.error = self.refuses[event]
+            if self.refuses & set(request.events):
+                request.error = ValueError("refused")
                 continue
-            one.committed = [(len(self.written),)]
-            self.written.append(event)
-            one.written_below(len(self.written))
+            first = self.written
+            self.written += len(request.events)
+            request.committed = tuple((n,) for n in range(first, self.written))
+            request.written_below(self.written)
 
     def sync_once(self) -> None:
-        written = len(self.written)
+        written = self.written
+        self.syncs += 1
         self.begun.release()
         assert self.go.wait(WAIT), "nobody let the sync pass"
         if self.fails is not None:
             raise self.fails
-        self.durable = written
+        if self.syncs == self.interrupted_at:
+            raise KeyboardInterrupt
+        self.durable = max(self.durable, written)
 
-
-@pytest.fixture
-def disk() -> Disk:
-    return Disk()
-
-
-@pytest.fixture
-def pool(disk: Disk) -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(12) as threads:
-        yield threads
-        # Whatever a test asserted: nobody may be left in the room.
-        disk.go.set()
-
-
-def run(disk: Disk, event: object, timeout: float | None = None) -> Request:
-    request = Request([event])
-    disk.group.run(request, timeout)
-    return request
+    def run(self, *events: str, bound: int = 0) -> Request:
+        request = Request(events, bound)
+        self.group.run(request)
+        return request
 
 
 def until_waiting(disk: Disk, count: int) -> None:
-    """Return once so many requests are in the queue."""
+    """Return once so many requests wait beside those that are worked on."""
     for _ in range(10_000_000):
         if disk.group.waiting == count:
             return
@@ -81,141 +71,176 @@ def until_waiting(disk: Disk, count: int) -> None:
     raise AssertionError("the threads never came to wait")
 
 
-def held(disk: Disk, pool: ThreadPoolExecutor, event: object = "first") -> Future[Request]:
+def held(disk: Disk, pool: ThreadPoolExecutor, *events: str) -> Future[Request]:
     """A leader in the middle of its sync."""
     disk.go.clear()
-    leader = pool.submit(run, disk, event)
+    leader = pool.submit(disk.run, *events)
     assert disk.begun.acquire(timeout=WAIT)
     return leader
 
 
-def test_who_comes_alone_works_for_itself(disk: Disk) -> None:
-    request = run(disk, "a")
-    assert (request.is_done, request.is_written, request.bound) == (True, True, 1)
-    assert (disk.written, disk.durable, disk.rounds) == (["a"], 1, [1])
+def idle(disk: Disk) -> bool:
+    """Whether nobody leads and nobody waits."""
+    return disk.group._leader is None and disk.group.waiting == 0
 
 
-def test_one_round_serves_all_who_came_during_the_last(
-    disk: Disk, pool: ThreadPoolExecutor
-) -> None:
-    leader = held(disk, pool)
-    others = [pool.submit(run, disk, n) for n in range(6)]
-    until_waiting(disk, 6)
-    assert not any(future.done() for future in (leader, *others))
-    disk.go.set()
-    assert all(future.result(WAIT).is_done for future in (leader, *others))
-    assert disk.rounds == [1, 6]
-    assert disk.durable == 7
-    assert sorted(disk.written[1:]) == list(range(6))
-    assert disk.group.waiting == 0
+def test_alone_a_request_is_written_and_synced_at_once() -> None:
+    disk = Disk()
+    request = disk.run("a", "b")
+    assert (request.is_done, request.is_written, request.error) == (True, True, None)
+    assert [one[0] for one in request.committed] == [0, 1]
+    assert request.bound == 2
+    assert (disk.rounds, disk.syncs, disk.durable) == ([1], 1, 2)
+    assert idle(disk)
 
 
-def test_a_request_without_events_waits_for_the_sync_and_writes_nothing(
-    disk: Disk, pool: ThreadPoolExecutor
-) -> None:
-    leader = held(disk, pool)
-    bare = Request((), 1)
-    waiting = pool.submit(disk.group.run, bare)
-    until_waiting(disk, 1)
-    disk.go.set()
-    assert waiting.result(WAIT) is True
-    assert leader.result(WAIT).is_done
-    assert disk.written == ["first"]
+def test_a_request_without_events_waits_for_what_is_written() -> None:
+    disk = Disk()
+    disk.run("a")
+    request = disk.run(bound=1)
+    assert request.is_written
+    assert request.is_done
+    assert request.committed == ()
+    assert disk.syncs == 2
 
 
-def test_what_is_refused_to_one_is_not_refused_to_others(
-    disk: Disk, pool: ThreadPoolExecutor
-) -> None:
-    disk.refuses["bad"] = ValueError("bad")
-    leader = held(disk, pool)
-    bad, good = pool.submit(run, disk, "bad"), pool.submit(run, disk, "good")
-    until_waiting(disk, 2)
-    disk.go.set()
-    assert bad.result(WAIT).error is disk.refuses["bad"]
-    assert bad.result(WAIT).is_written is False
-    assert good.result(WAIT).error is None
-    assert leader.result(WAIT).error is None
-    assert disk.written == ["first", "good"]
+def test_what_a_request_says_of_its_events() -> None:
+    request = Request(["a", "b"])
+    assert not request.is_written
+    request.written_below(9)
+    assert not request.is_written, "nothing was committed yet"
+    request.committed = ((4,), (5,))
+    request.written_below(5)
+    assert not request.is_written
+    request.written_below(6)
+    assert request.is_written
+    assert request.bound == 6
 
 
-def test_a_failed_sync_is_told_to_each_whose_events_it_was_to_cover(
-    disk: Disk, pool: ThreadPoolExecutor
-) -> None:
-    leader = held(disk, pool)
-    others = [pool.submit(run, disk, n) for n in range(3)]
-    until_waiting(disk, 3)
-    disk.fails = OSError("the disk is gone")
-    disk.go.set()
-    for future in (leader, *others):
-        request = future.result(WAIT)
-        assert (request.error, request.is_written) == (disk.fails, True)
-    assert disk.rounds == [1, 3], "nobody tries again"
-
-
-def test_a_wait_whose_time_is_over_leaves_the_room(disk: Disk, pool: ThreadPoolExecutor) -> None:
-    leader = held(disk, pool)
-    request = run(disk, "late", timeout=0.0)
-    assert (request.is_done, request.is_written) == (False, False)
-    assert disk.group.waiting == 0
-    disk.go.set()
-    assert leader.result(WAIT).is_done
-    assert disk.written == ["first"], "nobody writes for who has gone"
-
-
-class Gone(BaseException):
-    """Stands for Ctrl-C."""
-
-
-def test_an_interrupted_leader_leaves_the_lead_and_what_is_written_stays(
-    disk: Disk, pool: ThreadPoolExecutor
-) -> None:
-    first = held(disk, pool)
-    others = [pool.submit(run, disk, n) for n in range(3)]
-    until_waiting(disk, 3)
-    disk.fails = Gone()
-    disk.go.set()
-    # Each of them led in turn, and met the same; what the first had written for the
-    # others was not written again.
-    assert all(isinstance(f.exception(WAIT), Gone) for f in (first, *others))
-    assert sorted(disk.written[1:]) == [0, 1, 2]
-    disk.fails = None
-    assert run(disk, "next").is_done
-    assert disk.durable == 5
-
-
-def test_who_left_while_a_leader_worked_for_it_is_never_appointed(
-    disk: Disk, pool: ThreadPoolExecutor
-) -> None:
-    """A leader takes a request along, its thread gives up, the leader is interrupted."""
-    first = held(disk, pool)
-    leader = pool.submit(run, disk, "leader")
-    until_waiting(disk, 1)
-    impatient = Request(["impatient"])
-    leaving = pool.submit(disk.group.run, impatient, 0.05)
-    until_waiting(disk, 2)
-    disk.go.set()
-    assert first.result(WAIT).is_done
-    disk.go.clear()
-    # The second round begins at once; hold it, if it is not over already.
-    assert disk.begun.acquire(timeout=WAIT)
-    leaving.result(WAIT)
-    disk.fails = Gone()
-    disk.go.set()
-    leader.exception(WAIT)
-    disk.fails = None
-    assert run(disk, "next").is_done, "the lead went to somebody who is there"
-
-
-def test_threads_that_come_and_come_again_are_all_served(disk: Disk) -> None:
-    def appends() -> None:
-        for _ in range(50):
-            request = run(disk, object())
-            assert request.is_done
-            assert disk.durable >= request.bound
-
+def test_those_who_come_during_a_sync_share_the_next() -> None:
+    disk = Disk()
     with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(appends) for _ in range(8)]:
-            future.result(WAIT)
-    assert len(disk.written) == disk.durable == 400
-    assert len(disk.rounds) <= 400
-    assert disk.group.waiting == 0
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, f"{n}a", f"{n}b") for n in range(5)]
+        until_waiting(disk, 5)
+        assert not any(future.done() for future in (leader, *others))
+        disk.go.set()
+        assert leader.result(WAIT).bound == 1
+        done = [future.result(WAIT) for future in others]
+    assert (disk.rounds, disk.syncs, disk.durable) == ([1, 5], 2, 11)
+    assert all(request.is_done and request.error is None for request in done)
+    numbers = [one[0] for request in done for one in request.committed]
+    assert sorted(numbers) == list(range(1, 11))
+    assert idle(disk)
+
+
+def test_a_request_that_is_refused_takes_nobody_with_it() -> None:
+    disk = Disk()
+    disk.refuses = {"bad"}
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        good = [pool.submit(disk.run, name) for name in ("good", "fine")]
+        bad = pool.submit(disk.run, "bad")
+        until_waiting(disk, 3)
+        disk.go.set()
+        assert isinstance(bad.result(WAIT).error, ValueError)
+        assert all(future.result(WAIT).error is None for future in (leader, *good))
+    assert disk.durable == 3
+    assert isinstance(disk.run("bad").error, ValueError)
+    assert disk.syncs == 2, "for a refusal alone nothing is synced"
+    assert idle(disk)
+
+
+def test_a_failed_sync_is_told_to_all_that_it_was_for() -> None:
+    disk = Disk()
+    failure = OSError("the sync failed")
+    disk.refuses = {"bad"}
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, name) for name in ("a", "b", "bad")]
+        until_waiting(disk, 3)
+        disk.fails = failure
+        disk.go.set()
+        assert leader.result(WAIT).error is failure
+        a, b, bad = (future.result(WAIT) for future in others)
+    assert a.error is b.error is failure
+    assert isinstance(bad.error, ValueError), "its own error, not the sync's"
+    assert a.is_written
+    assert disk.syncs == 2
+    assert idle(disk)
+
+
+def test_a_wait_whose_time_is_over_leaves_the_room() -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(2) as pool:
+        leader = held(disk, pool, "first")
+        late = Request(["late"])
+        assert disk.group.run(late, timeout=0) is False
+        assert not late.is_written
+        assert disk.group.waiting == 0
+        patient = Request(["patient"])
+        other = pool.submit(disk.group.run, patient, WAIT)
+        until_waiting(disk, 1)
+        disk.go.set()
+        assert leader.result(WAIT).is_done
+        assert other.result(WAIT) is True
+    assert [one[0] for one in patient.committed] == [1]
+    assert late.committed == ()
+    assert idle(disk)
+
+
+def test_an_interrupted_leader_leaves_the_work_to_the_next() -> None:
+    disk = Disk()
+    with ThreadPoolExecutor(3) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, name) for name in ("a", "b")]
+        until_waiting(disk, 2)
+        disk.fails = KeyboardInterrupt()
+        disk.go.set()
+        assert isinstance(leader.exception(WAIT), KeyboardInterrupt)
+        # The first of them led and met the same; the other one's turn came after it.
+        assert [type(future.exception(WAIT)) for future in others] == [KeyboardInterrupt] * 2
+    assert idle(disk)
+    disk.fails = None
+    assert disk.run("again").error is None
+    assert disk.durable == disk.written == 4
+
+
+def test_what_an_interrupted_leader_wrote_for_others_is_not_written_again() -> None:
+    disk = Disk()
+    disk.interrupted_at = 2
+    with ThreadPoolExecutor(4) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, name) for name in ("a", "b", "c")]
+        until_waiting(disk, 3)
+        disk.go.set()
+        assert leader.result(WAIT).is_done
+        ends = [future.exception(WAIT) for future in others]
+    assert [type(end) for end in ends].count(KeyboardInterrupt) == 1, "it led the second round"
+    for future, end in zip(others, ends, strict=True):
+        assert end is not None or future.result().error is None
+    assert disk.rounds == [1, 3, 2]
+    assert disk.written == disk.durable == 4
+    assert idle(disk)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_many_threads_get_every_event_through_once(count: int) -> None:
+    disk = Disk()
+
+    def work(thread: int) -> list[int]:
+        numbers: list[int] = []
+        for n in range(40):
+            request = disk.run(f"{thread}:{n}")
+            assert request.error is None
+            numbers.append(request.committed[0][0])
+            assert disk.durable > numbers[-1]
+        assert numbers == sorted(numbers)
+        return numbers
+
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(work, thread) for thread in range(count)]
+        every = [n for future in futures for n in future.result(WAIT)]
+    assert sorted(every) == list(range(40 * count))
+    assert disk.syncs <= 40 * count
+    assert idle(disk)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batpak import Coordinate, EventKind, Item, Region, Store
@@ -142,7 +142,11 @@ def lenient(data: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+@pytest.mark.proves("INV-IMPORT-NO-FORGED-ROWS")
 @given(BROKEN)
+@example('"a"b,"\nx,y\n"')
+@example('a"b,"\nx,y\n"')
+@example('"a""\nx,y\n"b,c')
 def test_rows_are_never_made_of_the_content_of_bad_ones(scratch: Scratch, body: str) -> None:
     body += "\n"
     strict = [
@@ -160,7 +164,11 @@ def is_strict(text: str) -> bool:
     return re.fullmatch(f"{field}(?:,{field})*\n", text) is not None
 
 
+@pytest.mark.proves("INV-IMPORT-NO-FORGED-ROWS")
 @given(BROKEN, st.integers(9, 30))
+@example('aaaaaaaaaaa,"\nx,y\n"', 9)
+@example('"aaaaaaaaa"b,"\nx,y\n"', 9)
+@example('"aaaaaaaa""\nx,y\n"', 9)
 def test_a_row_over_the_limit_ends_where_it_would_end_below_it(
     scratch: Scratch, body: str, limit: int
 ) -> None:
@@ -383,6 +391,31 @@ def test_where_nothing_is_to_import_nothing_is_written(
     assert report.incomplete == incomplete
 
 
+@pytest.mark.parametrize(
+    ("type_name", "begun", "whole"),
+    [
+        ("int", "", "5"),
+        ("int", "-", "-5"),
+        ("float", "-", "-5"),
+        ("float", "1.", "1.5"),
+        ("float", "1e", "1e5"),
+        ("float", "1.5E+", "1.5E+5"),
+        ("bool", "", "true"),
+        ("bool", "tru", "true"),
+        ("bool", "f", "false"),
+    ],
+)
+def test_a_value_that_may_be_unfinished_is_waited_for(
+    store: Store, file: Path, type_name: str, begun: str, whole: str
+) -> None:
+    mapping = CsvMapping(types={"b": type_name})
+    file.write_text(f"a,b\nx,{begun}")
+    report = import_csv(store, file, mapping=mapping)
+    assert (report.events, report.incomplete) == (0, True)
+    file.write_text(f"a,b\nx,{whole}\n")
+    assert import_csv(store, file, mapping=mapping).events == 1
+
+
 # --- bad rows ----------------------------------------------------------------
 
 BAD = {
@@ -432,7 +465,7 @@ def test_a_bad_row_is_named_and_nothing_of_its_batch_written(
 
 
 def test_lines_are_counted_through_quoted_fields(store: Store, file: Path) -> None:
-    file.write_text('a,b\n1,"x\ny\n"\n\n3,4\nbad\n')
+    file.write_text('a,b\n3,4\n\n1,"x\ny\n"\nbad\n')
     for batch_events in (1, 1000):  # the second time the count comes out of the journal
         with pytest.raises(ImportSourceError, match="line 7") as caught:
             import_csv(store, file, batch_events=batch_events)
@@ -462,7 +495,7 @@ def test_a_payload_over_the_journals_limit_names_its_line(tmp_path: Path, file: 
 
 @pytest.mark.parametrize(
     "end",
-    [b"1,2,3", b'1,"2"x', b"\xff,1", b"1,x\0", b"x,1", b'1"', b"1," + b"9" * 100],
+    [b"1,2,3", b"-,1", b'1,"2"x', b"\xff,1", b"1,x\0", b"x,1", b'1"', b"1," + b"9" * 100],
 )
 def test_a_last_row_that_can_never_be_good_is_not_waited_for(
     store: Store, file: Path, end: bytes
@@ -483,6 +516,7 @@ def test_a_last_row_that_can_never_be_good_is_not_waited_for(
 # --- again -------------------------------------------------------------------
 
 
+@pytest.mark.proves("INV-IMPORT-ONCE")
 @pytest.mark.parametrize("batch_events", [1, 2, 1000])
 def test_running_again_adds_only_what_is_new(tmp_path: Path, file: Path, batch_events: int) -> None:
     def run() -> ImportReport:
@@ -533,6 +567,7 @@ def test_a_last_row_without_line_end_is_imported_once(store: Store, file: Path) 
     assert values(store) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
 
+@pytest.mark.proves("INV-IMPORT-NO-FORGED-ROWS")
 @pytest.mark.parametrize("more", ["2\n", " \n", '""\n', ',"\nrow,x\n"\n', '"\nrow,x\n"\n'])
 def test_a_row_that_went_on_after_it_was_imported_is_bad_to_its_end(
     store: Store, file: Path, more: str
@@ -661,6 +696,7 @@ def test_a_row_that_never_ends_is_passed_over_in_little_memory(store: Store, fil
     assert peak < file.stat().st_size // 3
 
 
+@pytest.mark.proves("INV-IMPORT-ONCE")
 def test_a_killed_import_loses_nothing_and_doubles_nothing(tmp_path: Path, file: Path) -> None:
     file.write_text("n\n" + "".join(f'"{n}\n"\n' for n in range(23)))
     journals = killed_everywhere("csv", file, tmp_path / "killed", 5)

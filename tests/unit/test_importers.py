@@ -70,6 +70,7 @@ def test_the_mapping_says_where_events_go(
     assert event.coordinate.entity == entity
 
 
+@pytest.mark.proves("INV-IMPORT-ONCE")
 @pytest.mark.parametrize("batch_events", [1, 2, 1000])
 def test_running_again_adds_only_what_is_new(
     tmp_path: Path, lines: Path, batch_events: int
@@ -592,6 +593,7 @@ def test_without_git_an_import_says_so(
 # --- killed ------------------------------------------------------------------
 
 
+@pytest.mark.proves("INV-IMPORT-ONCE")
 def test_a_killed_jsonl_import_loses_nothing_and_doubles_nothing(
     tmp_path: Path, lines: Path
 ) -> None:
@@ -606,6 +608,7 @@ def test_a_killed_jsonl_import_loses_nothing_and_doubles_nothing(
     assert begun >= 4, "every batch was once the last"
 
 
+@pytest.mark.proves("INV-IMPORT-ONCE")
 def test_a_killed_git_import_loses_nothing_and_doubles_nothing(tmp_path: Path, repo: Repo) -> None:
     branched(repo)
     expected = clean_import(tmp_path, repo)

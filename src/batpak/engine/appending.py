@@ -75,7 +75,7 @@ class Appender:
         try:
             committed = self._writer.commit(events, guard)
         except Known as known:
-            return self._replay(events, known.sequences, on_replay, waits, timeout)
+            return self.replay(events, known.sequences, on_replay, waits, timeout)
         if not waits:
             return self.receipts(events, committed, self.after_write(events, committed))
         if self._sealed:
@@ -91,7 +91,7 @@ class Appender:
         request = self._writer.commit_durably(events, guard)
         if request.error is not None:
             if isinstance(request.error, Known):
-                return self._replay(events, request.error.sequences, on_replay, True, None)
+                return self.replay(events, request.error.sequences, on_replay, True, None)
             self._raise(request)
         if self._sealed:
             self._after_seal()
@@ -128,7 +128,7 @@ class Appender:
     def _outcome(self, request: Request, one: Submission) -> tuple[AppendReceipt, ...]:
         waits = self.waits or one.durable
         if isinstance(request.error, Known):
-            return self._replay(one.events, request.error.sequences, one.on_replay, waits, None)
+            return self.replay(one.events, request.error.sequences, one.on_replay, waits, None)
         if request.error is not None:
             self._raise(request)
         is_durable = self._writer.durable.sequence >= request.bound
@@ -163,7 +163,7 @@ class Appender:
         except BatpakError as error:
             raise self._indeterminate(events, committed, error) from error
 
-    def _replay(
+    def replay(
         self,
         events: Sequence[Prepared],
         sequences: Sequence[int],

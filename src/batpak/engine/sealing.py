@@ -7,22 +7,26 @@ time at the next open and nothing else, so failures are logged, not raised.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
+from batpak.engine.keeping import save_keys
 from batpak.engine.survey import Found, usable_sidecar
+from batpak.errors import Unavailable
 from batpak.files import Files, replace_file
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
 from batpak.journal.header import SegmentHeader
+from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 from batpak.journal.reading import SegmentPool
 from batpak.journal.sidecar import SidecarHeader, decode_sidecar_header, encode_sidecar
-from batpak.journal.writer import Log
+from batpak.journal.writer import Log, Writer
 
 if TYPE_CHECKING:
     from batpak.index.columns import Columns
 
-__all__ = ["map_sidecar", "wants_sidecar", "write_sidecar"]
+__all__ = ["Sealer", "map_sidecar", "wants_sidecar", "write_sidecar"]
 
 logger = logging.getLogger("batpak.journal")
 
@@ -104,3 +108,60 @@ def map_sidecar(
         return False
     index.replace(base, part)
     return True
+
+
+class Sealer:
+    """Writes the sidecars of segments that a writer has sealed, outside the append lock.
+
+    `sealed` is what the writer puts them into. Any thread may call; one of them works.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        layout: Layout,
+        identity: Identity,
+        index: Index,
+        pool: SegmentPool,
+        writer: Writer,
+        sealed: list[tuple[Log, SegmentHeader]],
+    ) -> None:
+        self._files = files
+        self._layout = layout
+        self._identity = identity
+        self._index = index
+        self._pool = pool
+        self._writer = writer
+        self._sealed = sealed
+        self._working = threading.RLock()
+
+    def write_sidecars(self) -> None:
+        """Write and map what is due; a failure costs the next open time, and is logged."""
+        files, layout, index = self._files, self._layout, self._index
+        try:
+            if not self._working.acquire(blocking=False):
+                return
+            while self._sealed:
+                sealed = self._sealed[0]
+                log, header = sealed
+                durable = self._writer.durable.sequence
+                sidecar = write_sidecar(files, layout, index, log, header, durable)
+                if sidecar is not None:
+                    try:
+                        map_sidecar(files, layout, self._pool, index, header, sidecar)
+                    except Unavailable as error:
+                        # The part in memory serves as well; whose append this is was written.
+                        logger.warning(
+                            "a new sidecar is not used: %s", str(error),
+                            extra={"code": "sidecar-not-used", "error": str(error)},
+                        )  # fmt: skip
+                # A log handler that appends comes here within, and may have done it.
+                if self._sealed and self._sealed[0] is sealed:
+                    del self._sealed[0]
+                save_keys(files, layout, self._identity, index)
+        finally:
+            # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
+            try:
+                self._working.release()
+            except RuntimeError:
+                pass

@@ -656,14 +656,20 @@ class Writer:
         return committed
 
     def _look_up_keys(self, events: Sequence[Prepared], written: int) -> None:
-        """Raises Known when all keys are ids of events, IdempotencyConflict when some are."""
+        """Raises Known when all keys are ids of events, IdempotencyConflict when some are.
+
+        Events without a key go with the others: they are written when those are.
+        """
         known: list[int] = []
+        keys = 0
         for index, event in enumerate(events):
-            assert event.key is not None, "all events of a commit have keys, or none"
+            if event.key is None:
+                continue
+            keys += 1
             sequence = self._find(event.key, written)
             if sequence is not None:
                 known.append(sequence)
-            if len(known) not in (0, index + 1):
+            if len(known) not in (0, keys):
                 raise IdempotencyConflict(
                     "some keys of the commit are known, others are not",
                     reason="partial-replay",

@@ -22,8 +22,10 @@ from batpak.errors import (
     KindError,
 )
 from batpak.event import decode_extensions
+from batpak.gates import DenialPayload
 from batpak.ids import CausationId, CorrelationId, EventId, Id128, IdempotencyKey
 from batpak.kinds import EventKind
+from batpak.outcome import Outcome
 from batpak.receipt import AppendReceipt, encode_extensions
 from tests.fuzz.target import target
 
@@ -242,7 +244,7 @@ def receipts(data: bytes) -> None:
 
     The written text is one line, and stays the same when it is read and written again.
     """
-    for text in (data, data.decode("utf-8", "replace")):
+    for text in (data, data.decode("utf-8", "replace"), data.decode("utf-8", "surrogateescape")):
         try:
             found = AppendReceipt.from_json(text)
         except InvalidInput as error:
@@ -255,3 +257,37 @@ def receipts(data: bytes) -> None:
         assert "\n" not in line
         assert 0 <= found.sequence < 2**63
         assert len(found.event_hash) == len(found.prev_hash) == len(found.commitment) == 32
+
+
+@target()
+def denials(data: bytes) -> None:
+    """CanonicalError, or a denial that is itself again after being written."""
+    try:
+        found = DenialPayload.decode(data)
+    except CanonicalError as error:
+        named(error)
+        return
+    assert DenialPayload.decode(found.encode()) == found
+
+
+@target(max_bytes=8192)
+def outcomes(data: bytes) -> None:
+    """CanonicalError or InvalidInput, or an outcome that is itself again, in both forms.
+
+    What has no JSON form (a NaN) is refused by InvalidInput.
+    """
+    found: Any = None
+    try:
+        found = canonical.decode(data, Outcome)
+    except CanonicalError as error:
+        named(error)
+    if found is not None:
+        again: Any = canonical.decode(canonical.encode(found), Outcome)
+        assert canonical.encode(again) == canonical.encode(found)
+    for text in (data, data.decode("utf-8", "replace"), data.decode("utf-8", "surrogateescape")):
+        try:
+            read = Outcome.from_json(text)
+            line = read.to_json()
+        except InvalidInput:
+            continue
+        assert Outcome.from_json(line).to_json() == line
