@@ -26,7 +26,6 @@ from batpak.errors import (
 )
 from batpak.event import ROW_SIZE
 from batpak.items import Id, Item, Key, Prior
-from batpak.journal.background import ATTEMPTS
 from batpak.journal.record import MAX_RECORD_BYTES
 from batpak.journal.writer import Prepared
 from batpak.kinds import EventKind
@@ -185,6 +184,8 @@ class Fence:
 
     def _settle(self) -> None:
         """Tell all tickets what became of them; may be called again."""
+        if self._is_told:
+            return
         if self._error is None and not self.receipts and self._tickets:
             self._error = Indeterminate(
                 "the fence's end was interrupted: whether it was written is not known",
@@ -195,8 +196,8 @@ class Fence:
         for number, ticket in self._tickets:
             ticket.tell(None if self._error else self.receipts[number], self._error)
         # Last: as long as the store has this fence, its close does what is left undone.
-        self._is_told = True
         self._on_end(self)
+        self._is_told = True
 
     def __del__(self) -> None:
         # Ctrl-C can come before the end of the block is told of it: nobody has this fence
@@ -226,15 +227,14 @@ class Fence:
         try:
             self._commit_all()
         finally:
-            interruption: BaseException | None = None
-            for _ in ATTEMPTS:
+            # Three times, as in GroupCommit.run: Ctrl-C can cut it and cut that again.
+            try:
+                self._finish()
+            finally:
                 try:
                     self._finish()
-                    break
-                except BaseException as cut:  # noqa: BLE001  # raised below
-                    interruption = cut
-            if interruption is not None:
-                raise interruption
+                finally:
+                    self._finish()
 
     def _commit_all(self) -> None:
         try:

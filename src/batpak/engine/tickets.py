@@ -76,7 +76,7 @@ class Ticket(Future[T]):
             del callbacks[0]
             try:
                 callback(self)
-            except Exception as error:  # noqa: BLE001  # the caller's code, run for it
+            except Exception as error:  # the caller's code, run for it
                 logger.error(
                     "a callback of a ticket raised %r", error, exc_info=True,
                     extra={"code": "callback-failed", "error": str(error)},

@@ -11,15 +11,8 @@ from __future__ import annotations
 import _thread
 import threading
 from collections.abc import Callable
-from typing import Final
 
-__all__ = ["ATTEMPTS", "Worker", "gate", "opened"]
-
-ATTEMPTS: Final = tuple(range(1000))
-"""How often a step that must not be left half done is done again when Ctrl-C cuts it.
-
-Something to iterate over that is there already: a call of `range` could be cut itself.
-"""
+__all__ = ["Worker", "gate", "opened"]
 
 
 def gate() -> threading.Lock:

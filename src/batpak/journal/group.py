@@ -10,8 +10,8 @@ of what it could. Knows requests and bounds, not bytes.
 
 Ctrl-C may come at any point. The lead and the queue change by plain assignments under
 the mutex, which nothing can part; what comes before them (opening gates) may be done
-twice. Giving up the lead is repeated until it went through, and whoever wakes early
-looks again once the mutex is free (docs/decisions/0044).
+twice. Giving up the lead is done again where it was cut, and whoever wakes early looks
+again once the mutex is free (docs/decisions/0044).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from batpak.journal.background import ATTEMPTS, gate, opened
+from batpak.journal.background import gate, opened
 
 __all__ = ["GroupCommit", "Request"]
 
@@ -112,15 +112,15 @@ class GroupCommit:
                 elif not self._sleep(request, deadline):
                     break
         finally:
-            interruption: BaseException | None = None
-            for _ in ATTEMPTS:
+            # Three times: Ctrl-C can cut it and cut that again, and a loop would be one more
+            # place for that. What is done already is seen, and costs nothing.
+            try:
+                self._leave(request)
+            finally:
                 try:
                     self._leave(request)
-                    break
-                except BaseException as error:  # noqa: BLE001  # raised below
-                    interruption = error
-            if interruption is not None:
-                raise interruption
+                finally:
+                    self._leave(request)
         return request.is_done
 
     def _sleep(self, request: Request, deadline: float | None) -> bool:
@@ -174,15 +174,15 @@ class GroupCommit:
 
     def _leave(self, request: Request) -> None:
         """The request's thread goes; if it leads, somebody else has to. Repeatable."""
-        if request.is_done and self._leader is not request:
+        if self._leader is not request and (request.is_done or request.is_gone):
             return
         with self._mutex:
             if self._leader is request:
                 self._hand_over(request)
             else:
-                request.is_gone = True
                 if request in self._queue:
                     self._queue.remove(request)
+                request.is_gone = True
 
     def _hand_over(self, request: Request) -> None:
         """Holding the mutex: wake those who are done, and one more to lead the rest."""
