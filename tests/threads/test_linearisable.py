@@ -7,6 +7,7 @@ see what it has to: histories made up by hand, and stores with a bug planted in 
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -24,7 +25,7 @@ from batpak.errors import ConditionFailed, ExpectationFailed, IdempotencyConflic
 from batpak.event import FLAG_KEYED
 from batpak.receipt import AppendReceipt
 from tests.support.effort import EXHAUSTIVE, SEED
-from tests.support.faulty_files import DISK
+from tests.support.faulty_files import UnsyncedFiles
 from tests.support.history import Call, Fact, History, check
 
 NOTE = EventKind(1, 7)
@@ -45,6 +46,23 @@ def impatient_interpreter() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+class YieldingFiles(UnsyncedFiles):
+    """A disk during whose work other threads get on with theirs, up to the next lock.
+
+    So what is decided before a lock is often old by the time that the lock is there.
+    """
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        for _ in range(8):
+            time.sleep(0)
+        return os.pwrite(fd, data, offset)
+
+    def sync_data(self, fd: int) -> None:
+        for _ in range(8):
+            time.sleep(0)
+        super().sync_data(fd)
 
 
 class Actor:
@@ -204,7 +222,7 @@ def recorded(
 ) -> tuple[list[Fact], list[Call]]:
     """The final log and the history of some threads on one store."""
     options = {"durability": MODES[mode], "segment_max_bytes": 1 << 14, "preallocate": 0}
-    with Store.open(path, files=DISK, **options) as store:
+    with Store.open(path, files=YieldingFiles(), **options) as store:
         history = History()
         front = planted(store)
         actors = [Actor(front, history, name, f"{seed} {name}") for name in range(1, THREADS + 1)]
