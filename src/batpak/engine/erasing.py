@@ -195,11 +195,13 @@ def _named(reader: LogReader, what: object, bound: int) -> Iterator[int]:
     """Sequences that are named one by one. Raises InvalidInput, EventNotFound."""
     if isinstance(what, (int, EventId)):
         what = (what,)
-    if isinstance(what, (str, bytes, dict)) or not isinstance(what, Iterable):
+    named = cast("Any", what)
+    if isinstance(named, (str, bytes, dict)) or not isinstance(named, Iterable):
+        name = type(cast("object", named)).__name__
         raise InvalidInput(
-            "erase() takes a Region, EventIds or sequences", field="what", value=type(what).__name__
+            "erase() takes a Region, EventIds or sequences", field="what", value=name
         )
-    for each in cast("Iterable[Any]", what):
+    for each in cast("Iterable[Any]", named):
         if isinstance(each, EventId):
             sequence = reader.find_id(each.bytes, bound)
             if sequence is None:

@@ -312,7 +312,7 @@ def _open_locked(
         if epoch > MAX_EPOCH:
             raise InvalidInput("the journal was opened 2^32 times", field="epoch", value=epoch)
 
-    with phases("erasures"):
+    with phases("index"):
         fold_erasures(reader, 0, index.end)
 
     with phases("repair"):

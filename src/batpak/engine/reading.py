@@ -158,7 +158,7 @@ class LogReader:
             if event.row_bytes[8:24] == event_id:
                 return event
         for candidate in self.index.find_foreign(event_id, bound):
-            if self._has_id(candidate, event_id):
+            if self.has_id(candidate, event_id):
                 return self.at(candidate, event_hash=event_hash)
         return None
 

@@ -7,7 +7,7 @@ Payload keys, types and order are fixed by golden vectors; see docs/format.md,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from batpak import canonical, kinds
 from batpak.coordinate import Coordinate
@@ -88,8 +88,12 @@ def erased_by(payload: bytes, sequence: int) -> Runs:
     reaches to the event itself only where no writer made it.
     """
     entry: object = canonical.decode(payload)
-    steps: Any = entry.get("sequences") if isinstance(entry, dict) else None
-    if not isinstance(steps, list) or len(steps) % 2 or not 2 <= len(steps) <= 2 * MAX_RUNS:
+    fields = cast("dict[Any, Any]", entry) if isinstance(entry, dict) else {}
+    steps: Any = fields.get("sequences")
+    if not isinstance(steps, list):
+        raise _malformed("sequences is not there, or no list")
+    steps = cast("list[Any]", steps)
+    if len(steps) % 2 or not 2 <= len(steps) <= 2 * MAX_RUNS:
         raise _malformed("sequences is not a list of gaps and lengths")
     runs: list[tuple[int, int]] = []
     last = 0
