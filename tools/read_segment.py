@@ -162,7 +162,7 @@ def is_version_7(raw: bytes) -> bool:
 
 # -- canonical MessagePack, the part that the page uses -------------------------------------
 
-Value = int | str | bytes | dict[Any, Any]
+Value = int | str | bytes | list[Any] | dict[Any, Any]
 
 
 class Unpacker:
@@ -193,6 +193,8 @@ class Unpacker:
             return lead
         if lead < 0x90:
             return self.map(lead - 0x80, depth)
+        if lead < 0xA0:
+            return self.array(lead - 0x90, depth)
         if 0xA0 <= lead < 0xC0:
             return self.text(lead - 0xA0)
         match lead:
@@ -216,6 +218,10 @@ class Unpacker:
                 return self.text(self.number(2, 0xFF))
             case 0xDB:
                 return self.text(self.number(4, 0xFFFF))
+            case 0xDC:
+                return self.array(self.number(2, 15), depth)
+            case 0xDD:
+                return self.array(self.number(4, 0xFFFF), depth)
             case 0xDE:
                 return self.map(self.number(2, 15), depth)
             case 0xDF:
@@ -229,12 +235,17 @@ class Unpacker:
         except UnicodeDecodeError as error:
             raise MalformedError("text is not UTF-8") from error
 
+    def array(self, count: int, depth: int) -> list[Any]:
+        if count > len(self.data):
+            raise MalformedError(f"a MessagePack array of {count} items in {len(self.data)} bytes")
+        return [self.value(depth + 1) for _ in range(count)]
+
     def map(self, size: int, depth: int) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
         for _ in range(size):
             key = self.value(depth + 1)
-            if isinstance(key, dict):
-                raise MalformedError("a map stands as the key of a map")
+            if isinstance(key, (dict, list)):
+                raise MalformedError("a map or an array stands as the key of a map")
             if key in result:
                 raise MalformedError(f"key {key!r} stands twice in a map")
             result[key] = self.value(depth + 1)
