@@ -16,6 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType, TracebackType
@@ -1054,11 +1055,17 @@ class Store(_Reading):
             plan = plan_erasure(self._reader, what, where, self._bound())
             receipts: list[AppendReceipt] = []
             try:
-                for events in erasure_events(plan, reason):
+                for events, runs in erasure_events(plan, reason):
                     receipts += self._appender.commit(events, durable=durable)
-            finally:
-                # Also after Ctrl-C: what is written counts.
-                self._fold_written()
+                    erased = self._reader.erased
+                    self._reader.erased = runs if erased is None else erased | runs
+                    self._folded = receipts[-1].sequence + 1
+            except BaseException:
+                # Whatever it was, what is written counts; if it can't be read now, the next
+                # erasure, compaction or open reads it.
+                with suppress(BatpakError):
+                    self._fold_written()
+                raise
         return replace(plan, receipts=tuple(receipts))
 
     def _fold_written(self) -> None:

@@ -39,7 +39,7 @@ from batpak.errors import (
 )
 from batpak.index.runs import Runs
 from batpak.journal.writer import Prepared
-from tests.support.faulty_files import DISK, RecordingFiles, UnsyncedFiles
+from tests.support.faulty_files import DISK, Fault, FaultyFiles, RecordingFiles, UnsyncedFiles
 from tools import read_segment
 
 KIND = EventKind(0xF, 1)
@@ -701,3 +701,29 @@ def test_a_missing_payload_that_no_erasure_names_is_a_finding(store: Store, path
 
 def test_erasures_in_many_events_are_one_set() -> None:
     assert list(Runs([(5, 7), (1, 2), (7, 9), (2, 2)])) == [(1, 2), (5, 9)]
+
+
+def test_an_interrupted_erasure_counts_if_it_was_written(tmp_path: Path) -> None:
+    """Ctrl-C upon the return of any operation; upon that of the write, the event stands."""
+    counted = 0
+    for at in range(100):
+        files = FaultyFiles()
+        path = tmp_path / str(at)
+        store = Store.open(path, files=files, durability=Durability.OS, preallocate=0)
+        fill(store, 5)
+        files.arm(at, Fault.INTERRUPT)
+        try:
+            store.erase([2], reason="request 1")
+        except KeyboardInterrupt:
+            fill(store, 1)
+            store.erase([4], reason="request 2")
+        else:
+            store.close()
+            break
+        shown = erased(store)
+        assert shown == ([2, 4] if files.fired[0].name == "pwrite" else [4])
+        counted += shown == [2, 4]
+        store.close()
+        with Store.open(path, files=DISK) as again:
+            assert erased(again) == shown
+    assert counted == 1

@@ -221,13 +221,17 @@ def _named(reader: LogReader, what: object, bound: int) -> Iterator[int]:
         yield sequence
 
 
-def erasure_events(report: ErasureReport, reason: str) -> Iterator[Sequence[Prepared]]:
-    """The events of an erasure, commit by commit."""
+def erasure_events(
+    report: ErasureReport, reason: str
+) -> Iterator[tuple[Sequence[Prepared], Runs]]:
+    """The events of an erasure, commit by commit, and what each commit names."""
     runs = iter(report.runs)
     while True:
         events: list[Prepared] = []
+        named: list[tuple[int, int]] = []
         while len(events) < EVENTS_IN_A_COMMIT and (part := list(islice(runs, MAX_RUNS))):
             events.append(erasure_event(part, reason))
+            named += part
         if not events:
             return
-        yield events
+        yield events, Runs(named)
