@@ -94,6 +94,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "canonical-typed": (canonical, "decode", raising(RecursionError())),
     "coordinates": (values, "name_from_path", wrongly("same")),
     "disposable-sidecar": (journals.Store, "append_many", raising(IndexError())),
+    "erasure-payloads": (values, "MAX_RUNS", 0),
     "extensions": (values, "decode_extensions", wrongly({1: "a"})),
     "identity": (Identity, "accepts", wrongly(False)),
     "ids": (EventId, "__str__", wrongly("event:1")),

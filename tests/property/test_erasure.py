@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.proves("INV-PROOF-SURVIVES-ERASURE")
 @given(STEPS, st.sampled_from([Durability.SYNC, Durability.OS]))
 def test_any_life_keeps_every_hash_and_forgets_what_it_was_told(
     steps: list[tuple[object, ...]], durability: Durability

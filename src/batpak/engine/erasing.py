@@ -221,9 +221,7 @@ def _named(reader: LogReader, what: object, bound: int) -> Iterator[int]:
         yield sequence
 
 
-def erasure_events(
-    report: ErasureReport, reason: str
-) -> Iterator[tuple[Sequence[Prepared], Runs]]:
+def erasure_events(report: ErasureReport, reason: str) -> Iterator[tuple[Sequence[Prepared], Runs]]:
     """The events of an erasure, commit by commit, and what each commit names."""
     runs = iter(report.runs)
     while True:
