@@ -60,6 +60,7 @@ __all__ = [
     "PayloadTooLarge",
     "PayloadUnreadable",
     "PlatformUnsupported",
+    "ProofInvalid",
     "ReservedKind",
     "ReservedName",
     "StorageFailed",
@@ -327,6 +328,16 @@ class PlatformUnsupported(InvalidInput):
     """This platform lacks what the call needs."""
 
     code = "platform-unsupported"
+
+
+class ProofInvalid(InvalidInput):
+    """A note, tile, event or bundle is not well formed, or does not prove what it should.
+
+    `reason` says which rule of docs/proofs.md it breaks.
+    """
+
+    code = "proof-invalid"
+    reason: str | None
 
 
 class StoreClosed(InvalidInput):

@@ -659,7 +659,7 @@ class Outcome(_Value, Generic[T_co]):
         """Read what `to_json` wrote. Raises: InvalidInput."""
         try:
             plain = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise InvalidInput(f"not an outcome: {error}", field="text") from error
         return cls.__from_canonical__(plain)
 

@@ -1,23 +1,26 @@
 """Receipts: what an append answers, as plain immutable data that goes to JSON and back.
 
-No I/O and no keys: signing and verifying live elsewhere. Also the grammar of
-extension names.
+No I/O and no keys: signing and verifying live elsewhere, but what a signature covers
+and how a key is called stands here. Also the grammar of extension names.
 """
 
 from __future__ import annotations
 
+import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
+from blake3 import blake3
 
-from batpak import canonical
+from batpak import canonical, kinds
 from batpak.coordinate import Coordinate
-from batpak.errors import ExtensionError, InvalidInput
-from batpak.event import decode_extensions
+from batpak.errors import CanonicalError, ExtensionError, InvalidInput, ProofInvalid
+from batpak.event import Event, decode_extensions
 from batpak.ids import EventId
 from batpak.kinds import EventKind
 
@@ -26,14 +29,22 @@ __all__ = [
     "MAX_EXTENSION_KEY_BYTES",
     "RESERVED_NAMESPACES",
     "AppendReceipt",
+    "Invalid",
     "Namespace",
+    "Reason",
+    "ReceiptKey",
+    "Signed",
+    "UnsignedAccepted",
     "encode_extensions",
+    "keys_in_force",
 ]
 
 MAX_EXTENSION_KEY_BYTES = 256
 MAX_EXTENSIONS_BYTES = 64 * 1024
 RESERVED_NAMESPACES = frozenset({"batpak", "origin"})
 """Only batpak itself writes extensions of these namespaces."""
+
+_SIGNED_PREFIX = b"batpak/receipt/v1\0"
 
 _NO_EXTENSIONS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -114,6 +125,94 @@ def encode_extensions(extensions: Mapping[str, bytes], *, reserved_allowed: bool
     return data
 
 
+class Reason(enum.Enum):
+    """Why a receipt is invalid. Values are stable; most are shared with the Rust system."""
+
+    MISSING = "missing_committed_event"
+    ROW = "cover_build_failed"
+    DENIAL_KIND = "denial_kind_mismatch"
+    EVENT_ID = "event_id_mismatch"
+    SEQUENCE = "sequence_mismatch"
+    CONTENT_HASH = "content_hash_mismatch"
+    EXTENSIONS = "extensions_mismatch"
+    EVENT = "event_mismatch"
+    UNSIGNED = "unsigned_receipt_rejected"
+    NO_SIGNATURE = "missing_signature"
+    NO_KEY = "zero_key_with_signature"
+    UNKNOWN_KEY = "unknown_signing_key"
+    SIGNATURE = "invalid_signature"
+    NOT_IN_FORCE = "key_not_in_force"
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A receipt is signed by a key that was in force: its event was durable then.
+
+    `key_id`: 32 bytes.
+    """
+
+    key_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedAccepted:
+    """A receipt fits its event; nobody signed it, and no key was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A receipt proves nothing."""
+
+    reason: Reason
+
+
+class ReceiptKey(NamedTuple):
+    """A public key of 32 bytes, in force for sequences since <= sequence < until."""
+
+    public_key: bytes
+    since: int = 0
+    until: int = 2**63
+
+    @property
+    def key_id(self) -> bytes:
+        """What receipts call it: BLAKE3 of the public key, 32 bytes."""
+        return blake3(self.public_key).digest()
+
+
+def keys_in_force(events: Iterable[Event]) -> list[ReceiptKey]:
+    """The keys that system events, oldest first, add and retire; others are passed over.
+
+    Raises ProofInvalid for events out of order and for a key event without its key, and
+    what `Event.raw` raises.
+    """
+    added: dict[bytes, ReceiptKey] = {}
+    retired: list[ReceiptKey] = []
+    newest = -1
+    for event in events:
+        if event.sequence <= newest:
+            raise ProofInvalid("key events stand in the order of sequences", reason="key-event")
+        newest = event.sequence
+        if event.kind == kinds.SYSTEM_KEY_ADDED:
+            key = ReceiptKey(_bytes_in(event, "public_key"), event.sequence)
+            added.setdefault(key.key_id, key)
+        elif event.kind == kinds.SYSTEM_KEY_RETIRED:
+            old = added.pop(_bytes_in(event, "key_id"), None)
+            if old is not None:
+                retired.append(old._replace(until=event.sequence))
+    return [*retired, *added.values()]
+
+
+def _bytes_in(event: Event, name: str) -> bytes:
+    """32 bytes of a key event's payload, a map whose other keys are passed over."""
+    try:
+        value = canonical.decode(event.raw, dict[str, Any]).get(name)
+    except CanonicalError:
+        value = None
+    if isinstance(value, bytes) and len(value) == 32:
+        return value
+    raise ProofInvalid(f"the {name} of a key event is 32 bytes", reason="key-event")
+
+
 class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     """Proof that an event was accepted, and where it stands. Plain data.
 
@@ -169,6 +268,12 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     def commitment(self) -> bytes:
         """The row's content hash: 32 bytes."""
         return self._content[-32:]
+
+    @property
+    def signed_message(self) -> bytes:
+        """What its Ed25519 signature covers: 74 bytes."""
+        place = self.sequence.to_bytes(8, "little")
+        return _SIGNED_PREFIX + self.journal_id.bytes + place + self.event_hash
 
     @property
     def extensions(self) -> Mapping[str, bytes]:

@@ -13,7 +13,13 @@ from typing import Final
 
 from blake3 import blake3
 
-__all__ = ["mend_hint", "mend_segment", "mend_segment_header", "mend_sidecar"]
+__all__ = [
+    "mend_hint",
+    "mend_key_table",
+    "mend_segment",
+    "mend_segment_header",
+    "mend_sidecar",
+]
 
 HEADER: Final = 128
 RECORD: Final = 64
@@ -126,4 +132,14 @@ def mend_sidecar(data: bytes) -> bytes:
         if at + length <= len(out):
             out[entry + 16 : entry + 32] = blake3(bytes(out[at : at + length])).digest(16)
     _put(out, 124, zlib.crc32(out[HEADER:table_end], zlib.crc32(out[:124])))
+    return bytes(out)
+
+
+def mend_key_table(data: bytes) -> bytes:
+    """A key table with the right digest of its slots and the right crc."""
+    if len(data) < HEADER:
+        return data
+    out = bytearray(data)
+    out[104:120] = blake3(bytes(out[HEADER:])).digest(16)
+    _put(out, 124, zlib.crc32(out[:124]))
     return bytes(out)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batpak import Coordinate, Durability, EventKind, Item, Store, canonical
+from batpak.outcome import Batch, Err, ErrorKind, Ok, OutcomeError
 from batpak.receipt import encode_extensions
 from tests.fuzz import target
 from tests.fuzz.mending import mend_sidecar
@@ -36,6 +37,10 @@ TEXTS = {
     "jsonl-import": (
         '{"id": 1}\n{"id": "b"}\n', '{"id": 1}\n\n{"id": true}\r\nno\n{"id":', "\n{}\n[]\n",
         '\ufeff{"id": 7}\n' + '{"long": "' + "x" * 600 + '"}\n{"id": 8}',
+    ),
+    "csv-import": (
+        'id,name\n1,a\n2,"b ""c"""\n', "n,m\n1,x\n,y\nz,z\n3", "a,a\n1,2\n",
+        '"a\nb",c\r\n1,2\r\n3\n', "\ufeffa;b\n", 'a\n"x"y\n"open\n',
     ),
     "coordinates": (
         "lamp:1@house", "@", "a@b@c", "a/../b", "k\u00fcche@haus", "x" * 1100 + "@y",
@@ -116,6 +121,8 @@ def seeds() -> Iterator[Seed]:
     for mode in (0, 1):
         yield "tail-hint", f"golden-{mode}", bytes([mode]) + vectors["tail-hint"]
         yield "sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
+        yield "key-header", f"golden-{mode}", bytes([mode]) + vectors["key-table"]
+        yield "disposable-key-table", f"golden-{mode}", bytes([mode]) + vectors["key-table"]
         yield "disposable-sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
     for name, at, value in (
         ("hlc", 96, b"\xff" * 8), ("hlc-low", 96, bytes(8)), ("epoch", 104, b"\x09"),
@@ -152,6 +159,27 @@ def seeds() -> Iterator[Seed]:
         yield "canonical-strict", f"bytes-{number}", data
     for number, data in enumerate(typed()):
         yield "canonical-typed", f"typed-{number}", data
+    for name, at, value in (
+        ("bound", 32, b"\x05"), ("count", 40, b"\x03"), ("slots", 128, b"\xff" * 40),
+        ("multiplier", 56, b"\x05"), ("last-slot", -8, b"\x01"),
+    ):  # fmt: skip
+        bent = bytearray(vectors["key-table"])
+        at %= len(bent)
+        bent[at : at + len(value)] = value
+        yield "disposable-key-table", name, b"\x01" + bytes(bent)
+    for number, data in enumerate(others()):
+        yield "outcomes", f"outcome-{number}", data
+    denial = {
+        "evaluations": [
+            {"gate_id": "a", "verdict": "Permit", "evidence_hash": None},
+            {"gate_id": "b", "verdict": {"Deny": {"code": "c", "message": "m", "context": []}},
+             "evidence_hash": list(range(32))},
+        ],
+        "pipeline_id": None, "proposed_kind": 0xF001, "proposed_content_hash": [0] * 32,
+    }  # fmt: skip
+    yield "denials", "plain", canonical.encode(denial)
+    for path in sorted((golden_vectors.ROOT / "tests" / "golden").rglob("*denial*.hex")):
+        yield "denials", path.stem, bytes.fromhex(path.read_text())
     for number, found in enumerate(
         ({"acme.a": b""}, {"acme.a": b"\x00" * 40, "acme.b": b"x"}, {"batpak.x": b"1"})
     ):
@@ -167,6 +195,16 @@ def seeds() -> Iterator[Seed]:
     yield "extensions", "no-names", canonical.encode({"a": b"", "": b"1"})
     for number in (0, 0x0008, 0xD001, 0xF001, 0xFFFF, 0x10000):
         yield "kinds", f"{number:x}", number.to_bytes(4, "little")
+
+
+def others() -> Iterator[bytes]:
+    """Outcomes of each variant, canonical and as JSON."""
+    error = OutcomeError(ErrorKind.INTERNAL, "text")
+    for outcome in (Ok({"a": 1}), Ok(b"raw"), Err(error), Batch([Ok(1), Err(error), Batch([])])):
+        yield canonical.encode(outcome)
+        yield outcome.to_json().encode()
+    yield b'"\\ud800"'
+    yield b'{"Ok": NaN}'
 
 
 def typed() -> Iterator[bytes]:

@@ -20,12 +20,20 @@ from batpak.ids import EventId
 from batpak.journal.header import SegmentHeader
 from batpak.journal.hint import Hint
 from batpak.journal.identity import Identity
+from batpak.journal.keyfile import KeyHeader
 from tests.fuzz import target
 from tests.fuzz.targets import commands, files, journals, values
 
 TARGETS = target.load()
 INPUTS = [(name, path) for name in TARGETS for path in target.stored(name)]
-WHOLE_JOURNALS = {"disposable-sidecar", "opening", "second-opinion", "jsonl-import"}
+WHOLE_JOURNALS = {
+    "csv-import",
+    "disposable-key-table",
+    "disposable-sidecar",
+    "opening",
+    "second-opinion",
+    "jsonl-import",
+}
 
 
 @pytest.mark.proves("INV-HOSTILE-BYTES-ARE-REFUSED-OR-READ")
@@ -93,15 +101,20 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "canonical-strict": (canonical, "decode", wrongly(None)),
     "canonical-typed": (canonical, "decode", raising(RecursionError())),
     "coordinates": (values, "name_from_path", wrongly("same")),
+    "csv-import": (commands, "import_csv", raising(KeyError("row"))),
+    "denials": (values.DenialPayload, "encode", wrongly(b"")),
+    "disposable-key-table": (journals.Store, "get", raising(IndexError())),
     "disposable-sidecar": (journals.Store, "append_many", raising(IndexError())),
     "erasure-payloads": (values, "MAX_RUNS", 0),
     "extensions": (values, "decode_extensions", wrongly({1: "a"})),
     "identity": (Identity, "accepts", wrongly(False)),
     "ids": (EventId, "__str__", wrongly("event:1")),
     "jsonl-import": (commands, "import_jsonl", raising(KeyError("line"))),
+    "key-header": (KeyHeader, "encode", wrongly(b"")),
     "kinds": (values.EventKind, "__str__", wrongly("0x0")),
     "opening": (journals.Store, "query", raising(IndexError())),
     "options": (commands, "parse_id", wrongly(b"short")),
+    "outcomes": (values.Outcome, "to_json", wrongly("{}")),
     "receipts": (values.AppendReceipt, "to_json", wrongly("{}\n")),
     "records": (files, "check_body", raising(IndexError())),
     "recovery": (files, "last_nonzero", wrongly(0)),

@@ -1,12 +1,11 @@
-"""Group commit by itself: who leads, for whom it works, and what a failure leaves behind.
+"""Group commit by itself: who writes and syncs for whom, and what a failure leaves behind.
 
-Commit and sync are functions that a test holds, so "while somebody leads" is a state and no
-race. Nothing is timed; waits of zero seconds are the only ones.
+The sync is a function that a test holds, so "while somebody syncs" is a state and no race.
+Nothing is timed; waits of zero seconds are the only ones.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,188 +17,230 @@ from tests.watched_files import WAIT
 
 
 class Disk:
-    """A log of events and how much of it is durable; a sync can be held and can fail."""
+    """Gives each event a sequence; a sync can be held, and writes and syncs can fail."""
 
     def __init__(self) -> None:
-        self.log: list[str] = []
-        self.durable = 0
-        self.groups: list[int] = []
-        self.syncs = 0
+        self.written = self.durable = self.syncs = 0
+        self.rounds: list[int] = []
+        """How many requests each call of `commit` was given."""
         self.fails: BaseException | None = None
-        self.interrupts: BaseException | None = None
-        """Raised by the commit once, after its first write: as Ctrl-C would be."""
-        self.refused: set[str] = set()
+        self.interrupted_at = 0
+        """The number of the sync at which Ctrl-C arrives."""
+        self.refuses: set[str] = set()
         self.begun = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
         self.group = GroupCommit(self.commit, self.sync_once)
 
     def commit(self, requests: Sequence[Request]) -> None:
-        self.groups.append(len(requests))
+        self.rounds.append(len(requests))
         for request in requests:
             if request.is_written or request.error is not None:
                 continue
-            if self.refused & set(request.events):
-                request.error = ValueError(request.events[0])
+            if self.refuses & set(request.events):
+                request.error = ValueError("refused")
                 continue
-            first = len(self.log)
-            request.committed = [(first + i,) for i in range(len(request.events))]
-            self.log += request.events
-            request.written_below(len(self.log))
-            if self.interrupts is not None:
-                interrupts, self.interrupts = self.interrupts, None
-                raise interrupts
+            first = self.written
+            self.written += len(request.events)
+            request.committed = tuple((n,) for n in range(first, self.written))
+            request.written_below(self.written)
 
     def sync_once(self) -> None:
-        written = len(self.log)
+        written = self.written
         self.syncs += 1
         self.begun.release()
         assert self.go.wait(WAIT), "nobody let the sync pass"
         if self.fails is not None:
             raise self.fails
+        if self.syncs == self.interrupted_at:
+            raise KeyboardInterrupt
         self.durable = max(self.durable, written)
 
-    def append(self, *events: str) -> Request:
-        request = Request(events)
-        assert self.group.run(request) is True
+    def run(self, *events: str, bound: int = 0) -> Request:
+        request = Request(events, bound)
+        self.group.run(request)
         return request
 
 
 def until_waiting(disk: Disk, count: int) -> None:
-    """Return once so many requests are in the queue."""
-    while disk.group.waiting < count:
-        os.sched_yield()
+    """Return once so many requests wait beside those that are worked on."""
+    for _ in range(10_000_000):
+        if disk.group.waiting == count:
+            return
+        threading.Event().wait(0)
+    raise AssertionError("the threads never came to wait")
 
 
 def held(disk: Disk, pool: ThreadPoolExecutor, *events: str) -> Future[Request]:
     """A leader in the middle of its sync."""
     disk.go.clear()
-    leader = pool.submit(disk.append, *events)
+    leader = pool.submit(disk.run, *events)
     assert disk.begun.acquire(timeout=WAIT)
     return leader
 
 
-def is_idle(disk: Disk) -> bool:
-    return disk.group.waiting == 0 and disk.group._leader is None
+def idle(disk: Disk) -> bool:
+    """Whether nobody leads and nobody waits."""
+    return disk.group._leader is None and disk.group.waiting == 0
 
 
-def test_who_comes_alone_writes_and_syncs_at_once() -> None:
+def test_alone_a_request_is_written_and_synced_at_once() -> None:
     disk = Disk()
-    request = disk.append("a", "b")
-    assert (disk.log, disk.durable, disk.syncs, disk.groups) == (["a", "b"], 2, 1, [1])
-    assert request.is_written
-    assert request.error is None
+    request = disk.run("a", "b")
+    assert (request.is_done, request.is_written, request.error) == (True, True, None)
+    assert [one[0] for one in request.committed] == [0, 1]
     assert request.bound == 2
-    assert is_idle(disk)
+    assert (disk.rounds, disk.syncs, disk.durable) == ([1], 1, 2)
+    assert idle(disk)
 
 
-def test_one_of_those_who_came_meanwhile_works_for_all_of_them() -> None:
+def test_a_request_without_events_waits_for_what_is_written() -> None:
+    disk = Disk()
+    disk.run("a")
+    request = disk.run(bound=1)
+    assert request.is_written
+    assert request.is_done
+    assert request.committed == ()
+    assert disk.syncs == 2
+
+
+def test_what_a_request_says_of_its_events() -> None:
+    request = Request(["a", "b"])
+    assert not request.is_written
+    request.written_below(9)
+    assert not request.is_written, "nothing was committed yet"
+    request.committed = ((4,), (5,))
+    request.written_below(5)
+    assert not request.is_written
+    request.written_below(6)
+    assert request.is_written
+    assert request.bound == 6
+
+
+def test_those_who_come_during_a_sync_share_the_next() -> None:
     disk = Disk()
     with ThreadPoolExecutor(8) as pool:
         leader = held(disk, pool, "first")
-        others = [pool.submit(disk.append, name) for name in "abcde"]
+        others = [pool.submit(disk.run, f"{n}a", f"{n}b") for n in range(5)]
         until_waiting(disk, 5)
-        assert not any(f.done() for f in (leader, *others))
-        assert disk.log == ["first"], "nobody writes while somebody syncs"
+        assert not any(future.done() for future in (leader, *others))
         disk.go.set()
-        requests = [f.result(WAIT) for f in (leader, *others)]
-    assert disk.groups == [1, 5]
-    assert (disk.syncs, disk.durable) == (2, 6)
-    assert sorted(request.committed[0][0] for request in requests) == list(range(6))
-    assert is_idle(disk)
+        assert leader.result(WAIT).bound == 1
+        done = [future.result(WAIT) for future in others]
+    assert (disk.rounds, disk.syncs, disk.durable) == ([1, 5], 2, 11)
+    assert all(request.is_done and request.error is None for request in done)
+    numbers = [one[0] for request in done for one in request.committed]
+    assert sorted(numbers) == list(range(1, 11))
+    assert idle(disk)
 
 
-def test_each_request_has_an_outcome_of_its_own() -> None:
+def test_a_request_that_is_refused_takes_nobody_with_it() -> None:
     disk = Disk()
-    disk.refused = {"bad"}
+    disk.refuses = {"bad"}
     with ThreadPoolExecutor(4) as pool:
         leader = held(disk, pool, "first")
-        others = {name: pool.submit(disk.append, name) for name in ("good", "bad", "fine")}
+        good = [pool.submit(disk.run, name) for name in ("good", "fine")]
+        bad = pool.submit(disk.run, "bad")
         until_waiting(disk, 3)
         disk.go.set()
-        assert leader.result(WAIT).error is None
-        outcomes = {name: f.result(WAIT) for name, f in others.items()}
-    assert isinstance(outcomes["bad"].error, ValueError)
-    assert not outcomes["bad"].is_written
-    assert outcomes["good"].is_written
-    assert outcomes["fine"].is_written
-    assert sorted(disk.log) == ["fine", "first", "good"]
+        assert isinstance(bad.result(WAIT).error, ValueError)
+        assert all(future.result(WAIT).error is None for future in (leader, *good))
     assert disk.durable == 3
+    assert isinstance(disk.run("bad").error, ValueError)
+    assert disk.syncs == 2, "for a refusal alone nothing is synced"
+    assert idle(disk)
 
 
-def test_a_failed_sync_is_heard_of_by_all_whose_events_it_was_for() -> None:
+def test_a_failed_sync_is_told_to_all_that_it_was_for() -> None:
     disk = Disk()
+    failure = OSError("the sync failed")
+    disk.refuses = {"bad"}
     with ThreadPoolExecutor(4) as pool:
         leader = held(disk, pool, "first")
-        others = [pool.submit(disk.append, name) for name in "ab"]
-        until_waiting(disk, 2)
-        failure = OSError("the sync failed")
+        others = [pool.submit(disk.run, name) for name in ("a", "b", "bad")]
+        until_waiting(disk, 3)
         disk.fails = failure
         disk.go.set()
-        for request in [leader.result(WAIT), *(f.result(WAIT) for f in others)]:
-            assert request.error is failure
-            assert request.is_written
-    assert disk.durable == 0
-    assert is_idle(disk)
+        assert leader.result(WAIT).error is failure
+        a, b, bad = (future.result(WAIT) for future in others)
+    assert a.error is b.error is failure
+    assert isinstance(bad.error, ValueError), "its own error, not the sync's"
+    assert a.is_written
+    assert disk.syncs == 2
+    assert idle(disk)
 
 
-def test_a_wait_whose_time_is_over_leaves_nothing_behind() -> None:
+def test_a_wait_whose_time_is_over_leaves_the_room() -> None:
     disk = Disk()
     with ThreadPoolExecutor(2) as pool:
         leader = held(disk, pool, "first")
-        late = Request(("late",))
+        late = Request(["late"])
         assert disk.group.run(late, timeout=0) is False
         assert not late.is_written
         assert disk.group.waiting == 0
-        waiting = Request((), bound=1)
-        assert disk.group.run(waiting, timeout=0) is False
+        patient = Request(["patient"])
+        other = pool.submit(disk.group.run, patient, WAIT)
+        until_waiting(disk, 1)
         disk.go.set()
-        assert leader.result(WAIT).error is None
-    assert disk.log == ["first"]
-    assert disk.group.run(Request((), bound=1), timeout=WAIT) is True
-    assert is_idle(disk)
+        assert leader.result(WAIT).is_done
+        assert other.result(WAIT) is True
+    assert [one[0] for one in patient.committed] == [1]
+    assert late.committed == ()
+    assert idle(disk)
 
 
-@pytest.mark.parametrize("where", ["commit", "sync"])
-def test_an_interrupted_leader_leaves_the_lead_and_nobody_asleep(where: str) -> None:
+def test_an_interrupted_leader_leaves_the_work_to_the_next() -> None:
     disk = Disk()
+    with ThreadPoolExecutor(3) as pool:
+        leader = held(disk, pool, "first")
+        others = [pool.submit(disk.run, name) for name in ("a", "b")]
+        until_waiting(disk, 2)
+        disk.fails = KeyboardInterrupt()
+        disk.go.set()
+        assert isinstance(leader.exception(WAIT), KeyboardInterrupt)
+        # The first of them led and met the same; the other one's turn came after it.
+        assert [type(future.exception(WAIT)) for future in others] == [KeyboardInterrupt] * 2
+    assert idle(disk)
+    disk.fails = None
+    assert disk.run("again").error is None
+    assert disk.durable == disk.written == 4
+
+
+def test_what_an_interrupted_leader_wrote_for_others_is_not_written_again() -> None:
+    disk = Disk()
+    disk.interrupted_at = 2
     with ThreadPoolExecutor(4) as pool:
         leader = held(disk, pool, "first")
-        others = [pool.submit(disk.append, name) for name in "abc"]
+        others = [pool.submit(disk.run, name) for name in ("a", "b", "c")]
         until_waiting(disk, 3)
-        if where == "commit":
-            # The next leader: it has written its own events and not yet the others'.
-            disk.interrupts = KeyboardInterrupt()
-        else:
-            disk.fails = KeyboardInterrupt()
         disk.go.set()
-        outcomes = [f.exception(WAIT) for f in (leader, *others)]
-    if where == "commit":
-        assert [type(one) for one in outcomes].count(KeyboardInterrupt) == 1
-        assert sorted(disk.log) == ["a", "b", "c", "first"], "each once, whoever wrote it"
-        assert disk.durable == 4
-    else:
-        assert all(isinstance(one, KeyboardInterrupt) for one in outcomes)
-        assert len(disk.log) == len(set(disk.log)), "nothing twice"
-    assert is_idle(disk)
-    disk.fails = None
-    disk.append("after")
-    assert disk.durable == len(disk.log)
+        assert leader.result(WAIT).is_done
+        ends = [future.exception(WAIT) for future in others]
+    assert [type(end) for end in ends].count(KeyboardInterrupt) == 1, "it led the second round"
+    for future, end in zip(others, ends, strict=True):
+        assert end is not None or future.result().error is None
+    assert disk.rounds == [1, 3, 2]
+    assert disk.written == disk.durable == 4
+    assert idle(disk)
 
 
-def test_many_threads_lose_and_double_nothing() -> None:
+@pytest.mark.parametrize("count", [2, 8])
+def test_many_threads_get_every_event_through_once(count: int) -> None:
     disk = Disk()
 
-    def append_many(name: str) -> bool:
-        for n in range(50):
-            request = disk.append(f"{name}{n}")
+    def work(thread: int) -> list[int]:
+        numbers: list[int] = []
+        for n in range(40):
+            request = disk.run(f"{thread}:{n}")
             assert request.error is None
-            assert disk.durable >= request.bound
-        return True
+            numbers.append(request.committed[0][0])
+            assert disk.durable > numbers[-1]
+        assert numbers == sorted(numbers)
+        return numbers
 
-    with ThreadPoolExecutor(8) as pool:
-        assert all(f.result(WAIT) for f in [pool.submit(append_many, c) for c in "abcdefgh"])
-    assert sorted(disk.log) == sorted(f"{c}{n}" for c in "abcdefgh" for n in range(50))
-    assert disk.durable == 400
-    assert disk.syncs <= 400
-    assert is_idle(disk)
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(work, thread) for thread in range(count)]
+        every = [n for future in futures for n in future.result(WAIT)]
+    assert sorted(every) == list(range(40 * count))
+    assert disk.syncs <= 40 * count
+    assert idle(disk)

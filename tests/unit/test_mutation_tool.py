@@ -10,7 +10,7 @@ import pytest
 
 from tools.mutation import __main__ as command
 from tools.mutation.operators import Mutant, mutants_of
-from tools.mutation.targets import MODULES, TESTS
+from tools.mutation.targets import LEFT_OUT, MODULES, TESTS
 from tools.mutation.trial import Covering, Outcome, Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ def test_a_mutant_is_given_to_the_tests_that_run_it_fastest_first(
     assert covering().of(changed) == tests
 
 
-def test_of_many_cases_of_one_test_some_from_all_over_are_run() -> None:
+def test_of_many_cases_of_a_costly_test_some_from_all_over_are_run() -> None:
     cases = [f"t::many[{n:03}]" for n in range(100)]
     found = {
         "seconds": dict.fromkeys(cases, 1.0) | {"t::one": 9.0},
@@ -151,6 +151,8 @@ def test_of_many_cases_of_one_test_some_from_all_over_are_run() -> None:
     chosen = Covering(found, 4).of(mutant(1))
     assert chosen == ["t::many[000]", "t::many[025]", "t::many[050]", "t::many[075]", "t::one"]
     assert len(Covering(found).of(mutant(1))) == 101
+    cheap = found | {"seconds": dict.fromkeys(cases, 0.01) | {"t::one": 9.0}}
+    assert len(Covering(cheap, 4).of(mutant(1))) == 101
 
 
 def test_a_test_is_given_far_more_time_than_it_takes() -> None:
@@ -183,4 +185,4 @@ def test_what_docs_mutation_explains_is_a_mutant_of_today() -> None:
 
 def test_every_target_and_every_folder_of_tests_is_there() -> None:
     assert all((ROOT / "src" / module).is_file() for module in MODULES)
-    assert all((ROOT / folder).is_dir() for folder in TESTS)
+    assert all((ROOT / folder).is_dir() for folder in (*TESTS, *LEFT_OUT))

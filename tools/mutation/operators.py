@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -288,8 +287,3 @@ class _Finder(ast.NodeVisitor):
             self.add(node, repr(bytes([value[0] ^ 1]) + value[1:]) if value else r'b"\1"')
         elif isinstance(value, str) and value and " " not in value:
             self.add(node, repr(value + "!"))
-
-
-def lines_of(mutant: Mutant) -> Iterator[int]:
-    """The lines that the changed node stands on."""
-    yield from range(mutant.line, mutant.end_line + 1)

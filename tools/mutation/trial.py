@@ -20,22 +20,25 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from tools.mutation.operators import Mutant
-from tools.mutation.targets import MODULES, TESTS
+from tools.mutation.targets import LEFT_OUT, MODULES, TESTS
 
 __all__ = ["Covering", "Outcome", "Verdict", "Workshop", "record"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_COPIED: Final = ("src", "tests", "tools", "docs", "benchmarks", "requirements", ".importlinter")
-_FILES: Final = ("pyproject.toml", "README.md", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md")
+_NOT_COPIED: Final = frozenset(
+    (".git", ".venv", "build", "dist", "site", ".hypothesis", ".pytest_cache", ".ruff_cache")
+)
 _LEAST_SECONDS: Final = 20.0
 _TIMES: Final = 20.0
 _OUTPUT: Final = 4000
 _FEW: Final = 40
+_COSTLY_SECONDS: Final = 3.0
 
 
 class Outcome(enum.Enum):
@@ -81,15 +84,17 @@ class Covering:
         at_import = any(at and "" in at for at in here) or not (mutant.where or any(here))
         if at_import and not (mutant.where and tests):
             tests |= {test for at in lines.values() for test in at if test}
-        return sorted(_spread(tests, self.cases), key=lambda test: (self.seconds[test], test))
+        return sorted(
+            _spread(tests, self.seconds, self.cases), key=lambda test: (self.seconds[test], test)
+        )
 
     def bound(self, test: str) -> float:
         """Seconds that a test may take: far more than it ever did."""
         return max(_LEAST_SECONDS, _TIMES * self.seconds[test])
 
 
-def _spread(tests: set[str], most: int) -> list[str]:
-    """At most `most` of the cases of each test function, from all over its table; 0: all.
+def _spread(tests: set[str], seconds: dict[str, float], most: int) -> list[str]:
+    """At most `most` of the cases of a costly test function, from all over its table; 0: all.
 
     Hundreds of cases of one test cost a survivor minutes; what is left out can only make
     the result look worse than it is.
@@ -99,32 +104,47 @@ def _spread(tests: set[str], most: int) -> list[str]:
         families.setdefault(test.partition("[")[0], []).append(test)
     chosen: list[str] = []
     for cases in families.values():
-        step = max(1, -(-len(cases) // most)) if most else 1
+        costly = most and sum(seconds[case] for case in cases) > _COSTLY_SECONDS
+        step = -(-len(cases) // most) if costly else 1
         chosen += cases[::step]
     return chosen
 
 
-def record(directory: Path) -> dict[str, Any]:
-    """Run every test once on unchanged code, in a copy: what Covering is made from.
+def record(directory: Path, tests: Sequence[str] = TESTS) -> dict[str, Any]:
+    """Run these tests once on unchanged code, in a copy: what Covering is made from.
 
-    Raises RuntimeError if a test fails.
+    Tests that fail without any mutant are named, and no mutant is given to them. Raises
+    RuntimeError where the run itself fails.
     """
     shop = Workshop(directory)
     out = directory / "covering.json"
     run = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", *shop.arguments, *TESTS],
+        [
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            *shop.arguments[1:],
+            *tests,
+            *(f"--ignore={path}" for path in LEFT_OUT),
+        ],
         cwd=shop.place,
         env=shop.environment(BATPAK_MUTATION_RECORD=str(out)),
         capture_output=True,
         text=True,
         check=False,
     )
-    if run.returncode != 0:
-        raise RuntimeError(f"the tests fail without any mutant:\n{run.stdout[-_OUTPUT:]}")
+    if run.returncode not in (0, 1) or not out.exists():
+        raise RuntimeError(f"the tests can't be run:\n{run.stdout[-_OUTPUT:]}")
     found = json.loads(out.read_text(encoding="utf-8"))
     source = str(shop.place / "src") + os.sep
+    failed = set(found["failed"])
+    for test in failed:
+        found["seconds"].pop(test, None)
     found["lines"] = {
-        file.removeprefix(source): lines
+        file.removeprefix(source): {
+            line: [test for test in tests if test not in failed] for line, tests in lines.items()
+        }
         for file, lines in found["lines"].items()
         if file.removeprefix(source) in MODULES
     }
@@ -142,14 +162,13 @@ class Workshop:
             shutil.rmtree(self.place)
         self.place.mkdir(parents=True)
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        for name in _COPIED:
-            source = ROOT / name
+        for source in ROOT.iterdir():
+            if source.name in _NOT_COPIED:
+                continue
             if source.is_dir():
-                shutil.copytree(source, self.place / name, ignore=ignored)
+                shutil.copytree(source, self.place / source.name, ignore=ignored)
             else:
-                shutil.copy2(source, self.place / name)
-        for name in _FILES:
-            shutil.copy2(ROOT / name, self.place / name)
+                shutil.copy2(source, self.place / source.name)
         self.temporary = directory / "tmp"
         self._server: subprocess.Popen[str] | None = None
 

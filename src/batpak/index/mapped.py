@@ -381,7 +381,8 @@ def _numbers_fit(n: int, arrays: dict[str, memoryview]) -> bool:
 
     for axis in ("entity", "scope", "kind"):
         starts = of(f"{axis}_postings_start")
-        if starts[0] != 0 or starts[-1] != n or np.any(np.diff(starts) < 0):
+        # A name or kind that stands in the table has rows.
+        if starts[0] != 0 or starts[-1] != n or np.any(np.diff(starts) <= 0):
             return False
         if of(f"{axis}_postings").max() >= n:
             return False

@@ -295,7 +295,7 @@ class MemoryFiles:
         held[offset : offset + len(content)] = content
         for mapped in inode.maps:
             view = mapped()
-            if view is not None and offset < len(view):
+            if view is not None and not view.closed and offset < len(view):
                 end = min(len(view), offset + len(content))
                 view[offset:end] = content[: end - offset]
         return len(content)
@@ -357,9 +357,9 @@ class MemoryFiles:
         return self._of(fd)[0].status
 
     def rename(self, source: str, target: str) -> None:
-        inode = self.look_up(source)
         old, old_name = self._parent(source)
         new, new_name = self._parent(target)
+        inode = self.look_up(source)
         assert old.entries is not None
         assert new.entries is not None
         if inode.entries is not None and _is_inside(target, source):
@@ -408,12 +408,12 @@ class MemoryFiles:
     def map(self, fd: int, length: int) -> mmap.mmap:
         inode, _, access = self._of(fd)
         if inode.data is None:
-            raise _error(errno.ENODEV)
-        if access == os.O_WRONLY:
-            raise _error(errno.EACCES)
+            raise _error(errno.ENODEV if length else errno.EINVAL)
         length = length or len(inode.data)
         if not 0 < length <= len(inode.data):
             raise ValueError("a map is not empty and ends where its file does")
+        if access == os.O_WRONLY:
+            raise _error(errno.EACCES)
         view = mmap.mmap(-1, length)
         view[:] = bytes(inode.data[:length])
         inode.maps = [known for known in inode.maps if known() is not None]

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -465,27 +465,33 @@ def sync_meets_append(draw: random.Random) -> Machine:
 
 
 def threads(draw: random.Random) -> Machine:
-    """A second thread appends while the first one's sync is under way; both wait for theirs."""
+    """A second thread comes while the first one's sync is under way, and leads the next group."""
     machine = begin(draw)
     machine.open()
-    others: list[threading.Thread] = []
 
-    def meanwhile(path: str) -> None:
-        if not path.endswith(".seg"):
-            return
-        machine.files.after_sync = None
-        before = len(machine.disk.log)
-        worker = threading.Thread(target=machine.commit, args=("game",), kwargs={"padding": 900})
-        worker.start()
-        others.append(worker)
-        # Until the other has written: it then waits for the sync that follows this one.
-        while worker.is_alive() and not any(c.name == "write" for c in machine.disk.log[before:]):
-            worker.join(0.0005)
+    def look(change: Change) -> bool:
+        if change.name == "sync" and change.path.endswith(".seg"):
+            # What a reader sees between a write and its sync must be there for ever, too.
+            machine.note()
+        return False
 
-    for _ in range(3):
-        machine.files.after_sync = meanwhile
-        machine.commit("player:0")
-        others.pop().join()
+    machine.files.stop_before = look
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(3):
+            started: list[Future[None]] = []
+
+            def meanwhile(path: str, started: list[Future[None]] = started) -> None:
+                if not path.endswith(".seg"):
+                    return
+                machine.files.after_sync = None
+                started.append(other.submit(machine.commit, "game", padding=900))
+                # Until the other waits for the lead, which it gets after this sync.
+                while not machine.store.pressure().waiting and not started[0].done():
+                    wait(started, timeout=0.0005)
+
+            machine.files.after_sync = meanwhile
+            machine.commit("player:0")
+            started[0].result()
     machine.close()
     return machine
 

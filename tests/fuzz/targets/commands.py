@@ -12,6 +12,7 @@ import typer
 from batpak import Durability, Store
 from batpak.errors import ImportSourceError, InvalidInput
 from batpak_cli.arguments import parse_id, parse_kind, parse_region
+from batpak_cli.importers.csv import CsvMapping, import_csv
 from batpak_cli.importers.jsonl import JsonlMapping, import_jsonl
 from batpak_cli.strict_json import NotJson, parse
 from tests.fuzz.target import target
@@ -62,6 +63,36 @@ def jsonl_import(data: bytes) -> None:
             assert (again.events, len(store)) == (0, count)
             assert report.read >= report.events + report.skipped
             assert len(store) >= before
+            assert store.verify("full").ok
+
+
+@target(max_bytes=2048)
+def csv_import(data: bytes) -> None:
+    """A file of any bytes is imported, or refused by ImportSourceError.
+
+    With bad rows left out only a header can be refused; each row is an event or is counted.
+    A second import of the same file adds nothing, and a verified journal is left behind.
+    """
+    with tempfile.TemporaryDirectory(dir=shared_memory()) as folder:
+        source = Path(folder, "rows.csv")
+        source.write_bytes(data)
+        mapping = CsvMapping(entity="e", types={"n": "int?"} if data[:2] == b"n," else {})
+        with Store.open(Path(folder, "j"), files=DISK, durability=Durability.OS) as store:
+            try:
+                import_csv(store, source, mapping=mapping, max_row_bytes=512, batch_events=3)
+            except ImportSourceError:
+                pass
+            try:
+                report = import_csv(
+                    store, source, mapping=mapping, max_row_bytes=512, skip_bad=True, batch_events=3
+                )
+            except ImportSourceError:
+                return
+            assert report.read >= report.events + report.skipped
+            assert all(isinstance(e.value, dict) for e in store if e.coordinate.entity == "e")
+            count = len(store)
+            again = import_csv(store, source, mapping=mapping, max_row_bytes=512, skip_bad=True)
+            assert (again.events, len(store)) == (0, count)
             assert store.verify("full").ok
 
 

@@ -9,6 +9,7 @@ from batpak.index.query import Query
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
+from batpak.journal.keyfile import KEY_HEADER_SIZE, KeyHeader
 from batpak.journal.layout import parse_segment_name, segment_name
 from batpak.journal.record import (
     RECORD_HEADER_SIZE,
@@ -37,7 +38,13 @@ from batpak.journal.sidecar import (
     encode_sidecar,
     sidecar_bytes,
 )
-from tests.fuzz.mending import mend_hint, mend_segment, mend_segment_header, mend_sidecar
+from tests.fuzz.mending import (
+    mend_hint,
+    mend_key_table,
+    mend_segment,
+    mend_segment_header,
+    mend_sidecar,
+)
 from tests.fuzz.target import target
 
 
@@ -157,6 +164,17 @@ def tail_hint(data: bytes) -> None:
     found = Hint.decode(hint)
     if found is not None:
         assert found.encode() == hint[:HINT_SIZE]
+
+
+@target(max_bytes=1024)
+def key_header(data: bytes) -> None:
+    """None, or the header of a key table that encodes back to the same 128 bytes."""
+    if not data:
+        return
+    file = mend_key_table(data[1:]) if data[0] & 1 else data[1:]
+    found = KeyHeader.decode(file)
+    if found is not None:
+        assert found.encode() == file[:KEY_HEADER_SIZE]
 
 
 @target(max_bytes=8192)
@@ -303,8 +321,11 @@ def sidecar(data: bytes) -> None:
             digest, *offsets = part.locate(i)
             assert len(digest) == 32
             assert all(0 <= offset < 2**32 for offset in offsets)
-            assert part.find_hlc(part.first_hlc or 0, n) in (None, *range(n))
+            assert part.find_hlc(i, n) in (None, *range(n))
         assert len(part.located(0, n)[0]) == 32 * n
+        assert part.first_hlc is not None
+        assert part.find_hlc(part.first_hlc, n) in (None, *range(n))
+        assert len(part.foreign_entries()) % 24 == 0
         for event_id in (bytes(16), b"\xff" * 16, bytes(range(16))):
             assert part.find_foreign(event_id, n) in (None, *range(n))
         for entity in (b"", b"lamp:1", b"\xff", b"batpak:store"):

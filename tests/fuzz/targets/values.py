@@ -23,8 +23,10 @@ from batpak.errors import (
     KindError,
 )
 from batpak.event import decode_extensions
+from batpak.gates import DenialPayload
 from batpak.ids import CausationId, CorrelationId, EventId, Id128, IdempotencyKey
 from batpak.kinds import EventKind
+from batpak.outcome import Outcome
 from batpak.receipt import AppendReceipt, encode_extensions
 from tests.fuzz.target import target
 
@@ -243,7 +245,7 @@ def receipts(data: bytes) -> None:
 
     The written text is one line, and stays the same when it is read and written again.
     """
-    for text in (data, data.decode("utf-8", "replace")):
+    for text in (data, data.decode("utf-8", "replace"), data.decode("utf-8", "surrogateescape")):
         try:
             found = AppendReceipt.from_json(text)
         except InvalidInput as error:
@@ -271,3 +273,37 @@ def erasure_payloads(data: bytes) -> None:
     assert 1 <= len(pairs) <= MAX_RUNS
     assert 0 <= pairs[0][0] < pairs[-1][1] <= sequence
     assert erased_by(erasure_event(pairs, "again").envelope, sequence) == runs
+
+
+@target()
+def denials(data: bytes) -> None:
+    """CanonicalError, or a denial that is itself again after being written."""
+    try:
+        found = DenialPayload.decode(data)
+    except CanonicalError as error:
+        named(error)
+        return
+    assert DenialPayload.decode(found.encode()) == found
+
+
+@target(max_bytes=8192)
+def outcomes(data: bytes) -> None:
+    """CanonicalError or InvalidInput, or an outcome that is itself again, in both forms.
+
+    What has no JSON form (a NaN) is refused by InvalidInput.
+    """
+    found: Any = None
+    try:
+        found = canonical.decode(data, Outcome)
+    except CanonicalError as error:
+        named(error)
+    if found is not None:
+        again: Any = canonical.decode(canonical.encode(found), Outcome)
+        assert canonical.encode(again) == canonical.encode(found)
+    for text in (data, data.decode("utf-8", "replace"), data.decode("utf-8", "surrogateescape")):
+        try:
+            read = Outcome.from_json(text)
+            line = read.to_json()
+        except InvalidInput:
+            continue
+        assert Outcome.from_json(line).to_json() == line
