@@ -149,8 +149,10 @@ SHAPES = {
         "outcome": "`performed`, `skipped`, `failed`, or `planned` after --dry-run",
         "reason": "why it was skipped or failed, or null",
         "payloads": "payloads left out",
-        "bytes": "how much shorter the files are; planned: length of these payloads",
-        "segments": "a list: `base`, `generation`, `payloads`, `bytes`",
+        "bytes": "length of these payloads as they were stored",
+        "shorter": "by how much the files became shorter; less than 0 where the tables of "
+        "records that lack a payload take more; 0 when planned",
+        "segments": "a list: `base`, `generation`, `payloads`, `bytes`, `shorter`",
         "copies": "where these payloads may still stand: `kind` (`hard-link`, `quarantine`), "
         "`file`, `links` (its other names), `bytes`",
         "seconds": "how long it took, or null",
@@ -342,7 +344,7 @@ def erased(report: ErasureReport, *, dry_run: bool) -> dict[str, Any]:
 
 def would_compact(plan: CompactionPlan) -> dict[str, Any]:
     """The shape "compact", of what would be done."""
-    return _compaction("planned", None, plan.payloads, plan.bytes, plan, None)
+    return _compaction("planned", None, plan.payloads, 0, plan, None)
 
 
 def compacted(report: CompactionReport) -> dict[str, Any]:
@@ -357,7 +359,7 @@ def _compaction(
     outcome: str,
     reason: str | None,
     payloads: int,
-    size: int,
+    shorter: int,
     found: CompactionPlan | CompactionReport,
     seconds: float | None,
 ) -> dict[str, Any]:
@@ -367,7 +369,8 @@ def _compaction(
         "outcome": outcome,
         "reason": reason,
         "payloads": payloads,
-        "bytes": size,
+        "bytes": sum(each.bytes for each in found.segments),
+        "shorter": shorter,
         "segments": plain(found.segments),
         "copies": plain(found.copies),
         "seconds": seconds,

@@ -80,7 +80,9 @@ class Rewrite:
     """Of the file that is, or would be, replaced, plus one."""
     payloads: int
     bytes: int
-    """Length of the envelopes left out; as done, what the file became shorter by."""
+    """Length of the envelopes left out."""
+    shorter: int = 0
+    """By how much the file became shorter; less than 0 where its tables take more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,12 @@ class CompactionReport:
 
     @property
     def bytes_reclaimed(self) -> int:
-        """How much shorter the log's files are; readers that have old files open keep those."""
-        return sum(each.bytes for each in self.segments)
+        """How much shorter the log's files are; readers that have old files open keep those.
+
+        Less than 0 where few small payloads went out of large batches: a record that lacks
+        one has a table of 4 bytes an event.
+        """
+        return sum(each.shorter for each in self.segments)
 
 
 # --- what is to be done -------------------------------------------------------------
@@ -269,7 +275,7 @@ def rewrite(
             "payloads": planned.payloads, "bytes": before - size,
         },
     )  # fmt: skip
-    return Rewrite(base, header.generation, planned.payloads, before - size)
+    return Rewrite(base, header.generation, planned.payloads, planned.bytes, before - size)
 
 
 def _goes(row: Row, metadata: bytes, erased: Runs) -> bool:

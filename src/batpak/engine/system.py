@@ -115,7 +115,7 @@ def _malformed(what: str) -> CanonicalError:
 def compaction_event(segments: Iterable[tuple[int, int]], *, payloads: int, size: int) -> Prepared:
     """0x0014: these segments, base and generation, at most MAX_SEGMENTS, were rewritten.
 
-    `payloads` were left out, and the files are `size` bytes shorter.
+    `payloads` were left out, whose envelopes had `size` bytes.
     """
     return _system_event(
         kinds.SYSTEM_COMPACTION,
