@@ -508,6 +508,7 @@ def build() -> dict[str, Vector]:
                  system.repaired_event(from_journal=JOURNAL_ID.bytes, at=5, until=7).envelope),
     ]  # fmt: skip
     made += _denials()
+    made += _erasures()
     return {vector.name: vector for vector in made}
 
 
@@ -565,6 +566,27 @@ def _denials() -> list[Vector]:
         ),
     ):
         out = Describer(payload.encode())
+        describe_tree(out, canonical.decode(out.data), "payload", "payload")
+        made.append(Vector(name, about, out.data, out.done()))
+    return made
+
+
+def _erasures() -> list[Vector]:
+    """Payloads of an erasure and of the compaction after it."""
+    made: list[Vector] = []
+    for name, about, prepared in (
+        (
+            "erasure-payload",
+            "The payload of an erasure: event 2, events 5 to 7 and event 70 000.",
+            system.erasure_event([(2, 3), (5, 8), (70_000, 70_001)], "request 17"),
+        ),
+        (
+            "compaction-payload",
+            "The payload of a compaction: the segments 0 and 300 in generations 1 and 2.",
+            system.compaction_event([(0, 1), (300, 2)], payloads=5, size=4096),
+        ),
+    ):
+        out = Describer(prepared.envelope)
         describe_tree(out, canonical.decode(out.data), "payload", "payload")
         made.append(Vector(name, about, out.data, out.done()))
     return made

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from batpak.config import Watermark as Watermark
     from batpak.coordinate import Coordinate as Coordinate
     from batpak.coordinate import Region as Region
+    from batpak.engine.compacting import CompactionPlan as CompactionPlan
+    from batpak.engine.compacting import CompactionReport as CompactionReport
     from batpak.engine.diagnostics import Diagnostics as Diagnostics
+    from batpak.engine.erasing import ErasureReport as ErasureReport
     from batpak.engine.report import Cut as Cut
     from batpak.engine.report import Finding as Finding
     from batpak.engine.report import OpenReport as OpenReport
@@ -69,7 +72,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "batpak.config": ("Durability", "StoreConfig", "Watermark"),
     "batpak.coordinate": ("Coordinate", "Region"),
+    "batpak.engine.compacting": ("CompactionPlan", "CompactionReport"),
     "batpak.engine.diagnostics": ("Diagnostics",),
+    "batpak.engine.erasing": ("ErasureReport",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
     "batpak.errors": (
         "BatpakError", "Conflict", "Damaged", "EventNotFound", "GateDenied", "Indeterminate",

@@ -50,6 +50,7 @@ __all__ = [
     "NetworkFilesystem",
     "NoSpace",
     "NotAJournal",
+    "NotErasable",
     "OutcomeFailed",
     "OutcomeUnavailable",
     "PayloadDamaged",
@@ -300,6 +301,13 @@ class EventNotFound(InvalidInput, KeyError):
     sequence: int | None
 
     __str__ = BatpakError.__str__
+
+
+class NotErasable(InvalidInput):
+    """The event is one of those that the journal writes about itself: it stays."""
+
+    code = "not-erasable"
+    sequence: int | None
 
 
 class NotAJournal(InvalidInput):

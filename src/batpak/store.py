@@ -16,7 +16,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
@@ -31,7 +32,21 @@ from batpak.engine.appending import (
     check_timeout,
     check_wait,
 )
+from batpak.engine.compacting import (
+    CompactionPlan,
+    CompactionReport,
+    Rewrite,
+    plan_compaction,
+    rewrite,
+)
 from batpak.engine.conditions import Guard, guard_of
+from batpak.engine.erasing import (
+    ErasureReport,
+    check_reason,
+    erasure_events,
+    fold_erasures,
+    plan_erasure,
+)
 from batpak.engine.following import Follower
 from batpak.engine.keeping import save_keys
 from batpak.engine.opening import Opened, open_for_writing
@@ -41,17 +56,20 @@ from batpak.engine.report import Finding, OpenReport, VerifyReport
 from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
 from batpak.engine.staging import Fence, Outbox
 from batpak.engine.submission import Pressure, Submission, SubmitQueue
-from batpak.engine.system import close_event
+from batpak.engine.system import MAX_SEGMENTS, close_event, compaction_event
 from batpak.engine.verify import verify_journal
 from batpak.errors import (
     BatpakError,
     EventNotFound,
     FenceOpen,
+    Indeterminate,
     InvalidInput,
     JournalCorrupt,
+    JournalPoisoned,
     KindCollision,
     PayloadDamaged,
     StoreClosed,
+    Unavailable,
     WaitTimeout,
 )
 from batpak.event import (
@@ -62,6 +80,7 @@ from batpak.event import (
 from batpak.files import REAL, Files
 from batpak.ids import EventId
 from batpak.index.query import ALL, Query
+from batpak.index.runs import Runs
 from batpak.items import Expect, Id, Item, Key, Unless
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
@@ -78,6 +97,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Ancestry",
     "AncestryEnd",
+    "CompactionPlan",
+    "CompactionReport",
+    "ErasureReport",
     "Frontier",
     "Page",
     "Point",
@@ -376,6 +398,22 @@ class _Reading:
         """How far the journal must reach to be whole."""
         return self._bound()
 
+    def plan_erasure(
+        self,
+        what: Region | Iterable[EventId | int] | EventId | int,
+        *,
+        where: Callable[[Event], bool] | None = None,
+    ) -> ErasureReport:
+        """What `erase` would name now; writes nothing. Raises as `erase`, but for writing."""
+        return plan_erasure(self._reader, what, where, self._bound())
+
+    def plan_compaction(self) -> CompactionPlan:
+        """Which segments hold erased payloads, and where copies of them may stand.
+
+        Writes nothing. Raises JournalCorrupt, StorageFailed, StoreClosed.
+        """
+        return plan_compaction(self._files, self._layout, self._reader, self._bound())
+
     def stats(self) -> Stats:
         """Numbers about what is visible."""
         bound = self._bound()
@@ -542,6 +580,11 @@ class Store(_Reading):
         self._fences: set[Fence] = set()
         """Those that have not ended, also those that nobody holds: their tickets wait."""
         self._fence_here = threading.local()
+        self._erasing = threading.Lock()
+        # guarded by _erasing
+        self._folded = opened.writer.log.sequence
+        self._rewriting = threading.Lock()
+        """Held while segments are replaced; the end of the store waits for it."""
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
         self._finalizer = weakref.finalize(
@@ -1032,6 +1075,121 @@ class Store(_Reading):
         queued = 0 if queue is None else queue.queued
         return Pressure(queued, self._config.submit_capacity, self._writer.waiting)
 
+    # --- erasure --------------------------------------------------------------
+
+    def erase(
+        self,
+        what: Region | Iterable[EventId | int] | EventId | int,
+        *,
+        reason: str,
+        where: Callable[[Event], bool] | None = None,
+        durable: bool = False,
+    ) -> ErasureReport:
+        """Refuse the payloads of these events from now on, in every way to read them.
+
+        `what`: a Region (its events but the journal's own, and of these where `where` is
+        true), or ids or sequences. The events, their hashes, receipts and proofs stay;
+        entity, scope and extensions can never be erased. `reason` stays as well. What was
+        erased before is left alone; where nothing is left, nothing is written. The bytes
+        go with `compact`. Waits for durability as `append` does. Raises InvalidInput,
+        EventNotFound, NotErasable, and as `append`.
+        """
+        check_reason(reason)
+        self._writer.check()
+        self._drain_mine()
+        with self._erasing:
+            self._fold_written()
+            plan = plan_erasure(self._reader, what, where, self._bound())
+            receipts: list[AppendReceipt] = []
+            try:
+                for events, runs in erasure_events(plan, reason):
+                    receipts += self._appender.commit(events, durable=durable)
+                    erased = self._reader.erased
+                    self._reader.erased = runs if erased is None else erased | runs
+                    self._folded = receipts[-1].sequence + 1
+            except BaseException:
+                # Whatever it was, what is written counts; if it can't be read now, the next
+                # erasure, compaction or open reads it.
+                with suppress(BatpakError):
+                    self._fold_written()
+                raise
+        return replace(plan, receipts=tuple(receipts))
+
+    def _fold_written(self) -> None:
+        """Refuse what erasure events name that were written since; `_erasing` is held."""
+        written = self._writer.log.sequence
+        if written > self._folded:
+            fold_erasures(self._reader, self._folded, written)
+            self._folded = written
+
+    def compact(self, *, min_bytes: int = 0) -> CompactionReport:
+        """Rewrite the segments that hold erased payloads without them; all else stays.
+
+        Skipped while less than `min_bytes` would go. Every erasure is made durable first,
+        in every mode. Appends and reads go on meanwhile. A segment that can't be rewritten
+        (disk full, damaged) stays as it is, and the report says so. Raises InvalidInput,
+        JournalCorrupt, StorageFailed, JournalPoisoned, StoreClosed.
+        """
+        if isinstance(min_bytes, bool) or not isinstance(min_bytes, int) or min_bytes < 0:
+            raise InvalidInput(
+                "min_bytes= is a whole number from 0 on", field="min_bytes", value=min_bytes
+            )
+        began = time.perf_counter()
+        with self._rewriting:
+            self._writer.check()
+            with self._erasing:
+                self._fold_written()
+            erased = self._reader.erased
+            plan = self.plan_compaction()
+            if erased is None or not plan.segments or plan.bytes < min_bytes:
+                reason = f"{plan.bytes} bytes would go" if plan.segments else "nothing to do"
+                seconds = time.perf_counter() - began
+                return CompactionReport("skipped", reason, (), plan.copies, None, seconds)
+            # Before a byte goes: else a power cut could keep the rewrite and lose its reason.
+            self._writer.sync()
+            done: list[Rewrite] = []
+            problems: list[BatpakError] = []
+            try:
+                if plan.segments[-1].base == self._writer.log.segment.header.base_sequence:
+                    self._writer.rotate()
+                with self._sealer.paused():
+                    for each in plan.segments:
+                        try:
+                            done.append(self._rewrite(each, erased))
+                        except JournalCorrupt as error:
+                            # It stays as it is; the others do not have to wait for it.
+                            problems.append(error)
+            except (Unavailable, JournalPoisoned) as error:
+                problems.append(error)
+            receipt = None
+            try:
+                receipt = self._record_compaction(done)
+            except (Unavailable, JournalPoisoned, Indeterminate) as error:
+                problems.append(error)
+        return CompactionReport(
+            "failed" if problems else "performed",
+            str(problems[0]) if problems else None,
+            tuple(done),
+            plan.copies,
+            receipt,
+            time.perf_counter() - began,
+        )
+
+    def _rewrite(self, planned: Rewrite, erased: Runs) -> Rewrite:
+        return rewrite(self._files, self._layout, self._reader, self._writer, planned, erased)
+
+    def _record_compaction(self, done: Sequence[Rewrite]) -> AppendReceipt | None:
+        receipt = None
+        for at in range(0, len(done), MAX_SEGMENTS):
+            part = done[at : at + MAX_SEGMENTS]
+            event = compaction_event(
+                [(each.base, each.generation) for each in part],
+                payloads=sum(each.payloads for each in part),
+                size=sum(each.bytes for each in part),
+            )
+            receipt = self._appender.commit((event,))[0]
+        return receipt
+
     # --- durability ----------------------------------------------------------
 
     def sync(self) -> None:
@@ -1124,6 +1282,11 @@ class Store(_Reading):
             # In a forked child there is nothing to write: the store is the parent's.
             self._release()
             return
+        with self._rewriting:
+            self._close(timeout)
+
+    def _close(self, timeout: float | None) -> None:
+        writer = self._writer
         try:
             for fence in list(self._fences):
                 fence.close()

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from batpak.errors import BatpakError
-from batpak_cli import checking, reading, shapes, terminal, writing
+from batpak_cli import checking, forgetting, reading, shapes, terminal, writing
 from batpak_cli.arguments import WANTS_JSON
 
 __all__ = ["EXIT_CODES", "app", "main"]
@@ -148,6 +148,8 @@ for _name, _command in (
     ("stats", reading.stats),
     ("verify", checking.verify),
     ("export", reading.export),
+    ("erase", forgetting.erase),
+    ("compact", forgetting.compact),
     ("repair", checking.repair),
     ("doctor", checking.doctor),
 ):

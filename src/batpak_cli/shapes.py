@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 from batpak.errors import BatpakError
 
 if TYPE_CHECKING:
-    from batpak import Event, Finding, Stats, VerifyReport
+    from batpak import (
+        CompactionPlan,
+        CompactionReport,
+        ErasureReport,
+        Event,
+        Finding,
+        Stats,
+        VerifyReport,
+    )
     from batpak.engine.doctor import Examination
     from batpak.engine.repair import Diagnosis
     from batpak_cli.importers.report import ImportReport
@@ -24,7 +32,9 @@ __all__ = [
     "MARKS",
     "SHAPES",
     "as_json",
+    "compacted",
     "diagnosis",
+    "erased",
     "error",
     "event",
     "examined",
@@ -33,6 +43,7 @@ __all__ = [
     "line",
     "stats",
     "verified",
+    "would_compact",
 ]
 
 MARKS = {
@@ -125,6 +136,26 @@ SHAPES = {
         "events": "lines written",
         "file": "where to; null for standard output",
         "seconds": "how long it took",
+    },
+    "erase": {
+        "dry_run": "whether nothing was written",
+        "events": "events whose payloads are erased by this",
+        "sequences": "the same as pairs of a first and a last sequence",
+        "already": "events that were asked for and had been erased before",
+        "system": "events of the journal itself that were left alone",
+        "receipts": "ids of the events that say so",
+    },
+    "compact": {
+        "outcome": "`performed`, `skipped`, `failed`, or `planned` after --dry-run",
+        "reason": "why it was skipped or failed, or null",
+        "payloads": "payloads left out",
+        "bytes": "length of these payloads as they were stored",
+        "shorter": "by how much the files became shorter; less than 0 where the tables of "
+        "records that lack a payload take more; 0 when planned",
+        "segments": "a list: `base`, `generation`, `payloads`, `bytes`, `shorter`",
+        "copies": "where these payloads may still stand: `kind` (`hard-link`, `quarantine`), "
+        "`file`, `links` (its other names), `bytes`",
+        "seconds": "how long it took, or null",
     },
     "diagnosis": {
         "state": "`healthy`, `torn` (the next writer cuts a tail that was never durable) "
@@ -296,6 +327,53 @@ def imported(report: ImportReport) -> dict[str, Any]:
         "bad": [{"line": bad.line, "reason": bad.reason} for bad in report.bad],
         "seconds": round(report.seconds, 6),
         "events_per_second": round(report.per_second, 1),
+    }
+
+
+def erased(report: ErasureReport, *, dry_run: bool) -> dict[str, Any]:
+    """The shape "erase"."""
+    return {
+        "dry_run": dry_run,
+        "events": report.events,
+        "sequences": [list(run) for run in report.sequences],
+        "already": report.already,
+        "system": report.system,
+        "receipts": [str(receipt.event_id) for receipt in report.receipts],
+    }
+
+
+def would_compact(plan: CompactionPlan) -> dict[str, Any]:
+    """The shape "compact", of what would be done."""
+    return _compaction("planned", None, plan.payloads, 0, plan, None)
+
+
+def compacted(report: CompactionReport) -> dict[str, Any]:
+    """The shape "compact"."""
+    seconds = round(report.seconds, 6)
+    return _compaction(
+        report.outcome, report.reason, report.payloads, report.bytes_reclaimed, report, seconds
+    )
+
+
+def _compaction(
+    outcome: str,
+    reason: str | None,
+    payloads: int,
+    shorter: int,
+    found: CompactionPlan | CompactionReport,
+    seconds: float | None,
+) -> dict[str, Any]:
+    from batpak.engine.report import plain
+
+    return {
+        "outcome": outcome,
+        "reason": reason,
+        "payloads": payloads,
+        "bytes": sum(each.bytes for each in found.segments),
+        "shorter": shorter,
+        "segments": plain(found.segments),
+        "copies": plain(found.copies),
+        "seconds": seconds,
     }
 
 

@@ -15,6 +15,7 @@ ENTRIES = {entry.words: entry for entry in cli_reference.entries()}
 COMMANDS = {
     "demo", "init", "append", "import jsonl", "import csv", "import git", "log", "show",
     "tail", "query", "verify", "stats", "export", "repair", "doctor",
+    "erase", "compact",
 }  # fmt: skip
 
 

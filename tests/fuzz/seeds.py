@@ -184,6 +184,12 @@ def seeds() -> Iterator[Seed]:
         ({"acme.a": b""}, {"acme.a": b"\x00" * 40, "acme.b": b"x"}, {"batpak.x": b"1"})
     ):
         yield "extensions", f"map-{number}", encode_extensions(found, reserved_allowed=True)
+    for name in ("erasure-payload", "compaction-payload"):
+        yield "erasure-payloads", name, (1 << 40).to_bytes(8, "big") + vectors[name]
+        yield "erasure-payloads", f"{name}-early", (70_000).to_bytes(8, "big") + vectors[name]
+    for number, steps in enumerate(([], [1], [0, 1, 0, 1], [1 << 63, 1], [0, 1 << 62], [True, 1])):
+        payload = canonical.encode({"sequences": steps, "reason": "x"})
+        yield "erasure-payloads", f"steps-{number}", bytes([0x7F] * 8) + payload
     yield "extensions", "unordered", canonical.encode({"b.b": b"", "a.a": b""})
     yield "extensions", "empty-map", b"\x80"
     yield "extensions", "no-names", canonical.encode({"a": b"", "": b"1"})

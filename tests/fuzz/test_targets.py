@@ -105,6 +105,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "denials": (values.DenialPayload, "encode", wrongly(b"")),
     "disposable-key-table": (journals.Store, "get", raising(IndexError())),
     "disposable-sidecar": (journals.Store, "append_many", raising(IndexError())),
+    "erasure-payloads": (values, "MAX_RUNS", 0),
     "extensions": (values, "decode_extensions", wrongly({1: "a"})),
     "identity": (Identity, "accepts", wrongly(False)),
     "ids": (EventId, "__str__", wrongly("event:1")),

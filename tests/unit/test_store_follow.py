@@ -38,8 +38,8 @@ def test_a_reader_has_no_way_to_write() -> None:
     public = {name for name in dir(ReadOnlyStore) if not name.startswith("_")}
     assert public == {
         "ancestors", "at", "close", "count", "diagnostics", "entity", "get", "import_position",
-        "journal_id", "latest", "open_report", "origin", "page", "path", "query", "refresh",
-        "stats", "verify",
+        "journal_id", "latest", "open_report", "origin", "page", "path", "plan_compaction",
+        "plan_erasure", "query", "refresh", "stats", "verify",
     }  # fmt: skip
 
 

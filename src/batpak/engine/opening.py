@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 from batpak.clock import MAX_US
 from batpak.config import StoreConfig
+from batpak.engine.erasing import fold_erasures
 from batpak.engine.keeping import load_keys
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
@@ -26,6 +27,7 @@ from batpak.engine.survey import (
     covered_chain,
     load_sealed,
     read_identity,
+    renew_part,
     segment_bases,
     survey,
     usable_sidecar,
@@ -103,7 +105,7 @@ class Opened:
         if self.index.slots[-1].segment_base != base:
             self.written = self.written.rotated(base, sealed.records, sealed.end - HEADER_SIZE)
             self.pool.set_growing(base, may_map=True)
-            self.index.append(base, GrowingPart(base))
+            self.index.append(base, GrowingPart(base, header.salt))
             self.sealed.append((sealed, sealed.segment.header))
         return self.index.growing
 
@@ -242,6 +244,7 @@ def _open_locked(
     newest = found.segments[-1]
     pool.set_growing(newest.base, may_map=True)
     reader = LogReader(index, pool)
+    reader.renew_part = lambda base: renew_part(files, layout, identity, pool, index, base)
     mapped = rebuilt = walked = 0
     last_hash, last_hlc = NO_HASH, 0
     with phases("index"):
@@ -267,7 +270,7 @@ def _open_locked(
             last_hash = index.slots[-1].part.locate(newest.sidecar.count - 1)[0]
         else:
             start = first_chain(newest.header)
-        growing = GrowingPart(start.sequence)
+        growing = GrowingPart(start.sequence, newest.header.salt)
         index.append(newest.base, growing)
         segment_reader = pool.get(newest.base)
         last_record = newest.sidecar.last_record_offset if records and newest.sidecar else 0
@@ -308,6 +311,9 @@ def _open_locked(
         epoch = max(epoch, tail.max_epoch, *(s.header.epoch for s in found.segments)) + (not begun)
         if epoch > MAX_EPOCH:
             raise InvalidInput("the journal was opened 2^32 times", field="epoch", value=epoch)
+
+    with phases("index"):
+        fold_erasures(reader, 0, index.end)
 
     with phases("repair"):
         newest_fd = _own_file(files, layout, newest, tail, pool)
