@@ -22,6 +22,7 @@ __all__ = [
     "Damaged",
     "DecodeError",
     "DecodeFailed",
+    "DestinationTaken",
     "EntityClockOverflow",
     "EventNotFound",
     "ExpectationFailed",
@@ -50,6 +51,7 @@ __all__ = [
     "NetworkFilesystem",
     "NoSpace",
     "NotAJournal",
+    "NotASnapshot",
     "OutcomeFailed",
     "OutcomeUnavailable",
     "PayloadDamaged",
@@ -62,6 +64,7 @@ __all__ = [
     "ProofInvalid",
     "ReservedKind",
     "ReservedName",
+    "SnapshotDamaged",
     "StorageFailed",
     "StoreClosed",
     "StoreForked",
@@ -307,6 +310,19 @@ class NotAJournal(InvalidInput):
 
     code = "not-a-journal"
     file: str | None
+
+
+class NotASnapshot(InvalidInput):
+    """The path holds no finished snapshot."""
+
+    code = "not-a-snapshot"
+    file: str | None
+
+
+class DestinationTaken(InvalidInput):
+    """A snapshot, restore or fork needs a path where nothing is, outside of its source."""
+
+    code = "destination-taken"
 
 
 class NetworkFilesystem(InvalidInput):
@@ -562,6 +578,14 @@ class PayloadDamaged(Damaged):
 
     code = "payload-damaged"
     reason: str | None
+
+
+class SnapshotDamaged(Damaged):
+    """A snapshot's files are not those of its manifest; `findings` names each."""
+
+    code = "snapshot-damaged"
+    reason: str | None
+    findings: tuple[str, ...] | None
 
 
 class JournalPoisoned(Damaged):

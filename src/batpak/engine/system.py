@@ -6,7 +6,7 @@ Payload keys, types and order are fixed by golden vectors; see docs/format.md,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from batpak import canonical, kinds
 from batpak.coordinate import Coordinate
@@ -14,7 +14,14 @@ from batpak.event import CODEC_PLAIN
 from batpak.journal.writer import Prepared
 from batpak.kinds import EventKind
 
-__all__ = ["LIFECYCLE", "RESERVED_ENTITY_PREFIX", "close_event", "open_event", "repaired_event"]
+__all__ = [
+    "LIFECYCLE",
+    "RESERVED_ENTITY_PREFIX",
+    "close_event",
+    "history_event",
+    "open_event",
+    "repaired_event",
+]
 
 LIFECYCLE = Coordinate("batpak:store", "batpak:lifecycle")
 RESERVED_ENTITY_PREFIX = "batpak:"
@@ -39,9 +46,16 @@ def close_event(*, epoch: int, events: int) -> Prepared:
     return _system_event(kinds.SYSTEM_CLOSE_COMPLETED, {"epoch": epoch, "events": events})
 
 
-def repaired_event(*, from_journal: bytes, at: int, until: int) -> Prepared:
-    """0x0018: a repair kept the events below `at`; a witness had known of `until`."""
+def history_event(
+    action: Literal["repaired", "restored", "forked"], *, from_journal: bytes, at: int, until: int
+) -> Prepared:
+    """0x0018: this history goes its own way from `at` on; its source reached to `until`."""
     return _system_event(
         kinds.SYSTEM_RESTORED,
-        {"action": "repaired", "from_journal": from_journal, "at": at, "until": until},
+        {"action": action, "from_journal": from_journal, "at": at, "until": until},
     )
+
+
+def repaired_event(*, from_journal: bytes, at: int, until: int) -> Prepared:
+    """0x0018: a repair kept the events below `at`; a witness had known of `until`."""
+    return history_event("repaired", from_journal=from_journal, at=at, until=until)
