@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from batpak.engine.opening import settle_ancestors
 from batpak.errors import DestinationTaken, JournalLocked
-from batpak.files import TEMPORARY_SUFFIX, Files, is_directory, let_go, refusal
+from batpak.files import TEMPORARY_SUFFIX, Files, let_go, refusal
 
-__all__ = ["building", "check_destination", "publish", "sync_tree"]
+__all__ = ["building", "check_destination", "is_folder", "publish", "sync_tree"]
 
 logger = logging.getLogger("batpak.keep")
 
@@ -25,26 +26,23 @@ _MARKER = "unfinished"
 _WHOLE = "whole"
 
 
+def is_folder(files: Files, path: str) -> bool:
+    """Whether a directory stands there. Raises OSError where that can't be found out."""
+    try:
+        return stat.S_ISDIR(files.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def check_destination(files: Files, destination: str, source: str) -> None:
     """Raises DestinationTaken unless nothing, or an empty directory, is there.
 
     A place inside of `source` is refused too, however it is reached.
     """
-    what = ""
-    if "\0" in destination:
-        what = "a path has no NUL"
-    elif os.path.islink(destination):
-        what = "a link is no place for a copy: name the directory that it leads to"
-    elif _is_inside(destination, source):
-        what = "a copy can't stand inside of what it is a copy of"
-    elif os.path.lexists(destination):
-        try:
-            if not is_directory(files, destination) or files.listdir(destination):
-                what = "something is there already"
-        except OSError as error:
-            raise refusal(error, "can't look at the destination", destination) from error
-    elif not is_directory(files, os.path.dirname(destination)):
-        what = "the directory above it does not exist"
+    try:
+        what = _obstacle(files, destination, source)
+    except OSError as error:
+        raise refusal(error, "can't look at the destination", destination) from error
     if what:
         raise DestinationTaken(
             what,
@@ -52,6 +50,22 @@ def check_destination(files: Files, destination: str, source: str) -> None:
             value=destination,
             advice="name a path that does not exist yet, in a directory that does",
         )
+
+
+def _obstacle(files: Files, destination: str, source: str) -> str:
+    """Why nothing can be made there; empty where something can."""
+    if "\0" in destination:
+        return "a path has no NUL"
+    if os.path.islink(destination):
+        return "a link is no place for a copy: name the directory that it leads to"
+    if _is_inside(destination, source):
+        return "a copy can't stand inside of what it is a copy of"
+    if os.path.lexists(destination):
+        if not is_folder(files, destination) or files.listdir(destination):
+            return "something is there already"
+    elif not is_folder(files, os.path.dirname(destination)):
+        return "the directory above it does not exist"
+    return ""
 
 
 def _is_inside(path: str, root: str) -> bool:
@@ -74,7 +88,7 @@ def building(files: Files, destination: str, source: str) -> Generator[str]:
     try:
         fd = _claim(files, staging, marker)
         # Crash from here on: the next builder for this destination clears it.
-        if is_directory(files, whole):
+        if is_folder(files, whole):
             _remove_tree(files, whole)
         files.mkdir(whole)
         yield whole
@@ -125,7 +139,7 @@ def _claim(files: Files, staging: str, marker: str) -> int:
 def _leave(files: Files, staging: str, marker: str, whole: str, fd: int) -> None:
     """Remove what is left of the building place. What can't be removed is only untidy."""
     try:
-        if is_directory(files, whole):
+        if is_folder(files, whole):
             _remove_tree(files, whole)
         files.unlink(marker)
         files.rmdir(staging)
@@ -155,7 +169,7 @@ def sync_tree(files: Files, path: str) -> None:
     """Make every name below `path` durable. Raises OSError."""
     for name in files.listdir(path):
         inner = os.path.join(path, name)
-        if is_directory(files, inner):
+        if is_folder(files, inner):
             sync_tree(files, inner)
     files.sync_directory(path)
 
@@ -163,7 +177,7 @@ def sync_tree(files: Files, path: str) -> None:
 def _remove_tree(files: Files, path: str) -> None:
     for name in files.listdir(path):
         inner = os.path.join(path, name)
-        if is_directory(files, inner) and not os.path.islink(inner):
+        if is_folder(files, inner) and not os.path.islink(inner):
             _remove_tree(files, inner)
         else:
             files.unlink(inner)

@@ -76,7 +76,7 @@ def fork_journal(
         fork = begin_fork(
             files, target, identity, config.origin, place.bound, place.last_hash, place.epoch
         )
-        sign_in(files, target, "forked", identity.journal_id, place.bound)
+        sign_in(files, target, "forked", identity.journal_id, place.bound, place.last_hash)
         sync_tree(files, whole)
         publish(files, whole, destination)
     return ForkReport(
@@ -125,19 +125,20 @@ def sign_in(
     action: Literal["restored", "forked"],
     from_journal: UUID,
     bound: int,
+    last_hash: bytes,
 ) -> None:
     """Open what was built, say in an event where it comes from, and close it.
 
     Opening judges it as any journal: what is not whole gets no name. Raises as an open,
-    and SnapshotDamaged when the log ends elsewhere than at `bound`.
+    and SnapshotDamaged when the log ends elsewhere than at `bound`, or in another event.
     """
     opened = open_for_writing(files, target, StoreConfig())
     writer = opened.writer
     try:
         found = writer.log.sequence - 1
-        if found != bound:
+        if found != bound or opened.reader.summary(bound - 1).event_hash != last_hash:
             raise SnapshotDamaged(
-                f"the log has {found} events, and {bound} were promised",
+                f"the log has {found} events, and not the {bound} that were promised",
                 file=target.root,
                 reason="events",
                 advice="take another snapshot",

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from batpak.config import StoreConfig
-from batpak.engine.building import building, publish, sync_tree
+from batpak.engine.building import building, is_folder, publish, sync_tree
 from batpak.engine.forking import begin_fork, sign_in
 from batpak.engine.history import FOLDERS
 from batpak.engine.manifest import MANIFEST, MANIFEST_MAX_BYTES, FileEntry, Manifest
 from batpak.engine.sharing import Sharer, digest_of
-from batpak.engine.survey import read_hint, read_identity
-from batpak.errors import BatpakError, InvalidInput, NotASnapshot, SnapshotDamaged
-from batpak.files import Files, is_directory, read_small, refusal
+from batpak.engine.survey import read_identity
+from batpak.errors import InvalidInput, NotASnapshot, SnapshotDamaged
+from batpak.files import Files, read_small, refusal
+from batpak.journal.hint import Hint
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 
@@ -102,14 +103,15 @@ def restore_snapshot(
         if resume:
             named = identity
         else:
-            hint = read_hint(files, source, identity.journal_id)
-            if hint is None:
+            hint = Hint.decode(read_small(files, source.hint))
+            if hint is None or hint.journal_id != identity.journal_id.bytes:
                 raise _damaged(source.hint, "tail.hint", "it is not of this journal")
             named = begin_fork(
                 files, target, identity, config.origin, manifest.events,
                 bytes.fromhex(manifest.last_hash), hint.epoch,
             )  # fmt: skip
-        sign_in(files, target, "restored", identity.journal_id, manifest.events)
+        last_hash = bytes.fromhex(manifest.last_hash)
+        sign_in(files, target, "restored", identity.journal_id, manifest.events, last_hash)
         sync_tree(files, whole)
         publish(files, whole, destination)
     return RestoreReport(
@@ -178,7 +180,7 @@ def _listed(files: Files, snapshot: str) -> Iterator[str]:
     """Every name in the snapshot but the manifest's, folders that it may have looked into."""
     for name in files.listdir(snapshot):
         path = os.path.join(snapshot, name)
-        if name in _FOLDERS and is_directory(files, path) and not os.path.islink(path):
+        if name in _FOLDERS and is_folder(files, path) and not os.path.islink(path):
             for inner in files.listdir(path):
                 yield f"{name}/{inner}"
         elif name != MANIFEST:
@@ -187,7 +189,7 @@ def _listed(files: Files, snapshot: str) -> Iterator[str]:
 
 def _differs(files: Files, path: str, entry: FileEntry, steps: _Steps) -> str:
     """What is wrong with a file; empty where nothing is."""
-    if os.path.islink(path) or is_directory(files, path):
+    if os.path.islink(path) or is_folder(files, path):
         return "it is no plain file"
     size = files.stat(path).st_size
     if size != entry.size:
@@ -199,10 +201,7 @@ def _differs(files: Files, path: str, entry: FileEntry, steps: _Steps) -> str:
 
 
 def _identity_of(files: Files, source: Layout, manifest: Manifest) -> Identity:
-    try:
-        identity = read_identity(files, source)
-    except BatpakError:
-        raise
+    identity = read_identity(files, source)
     if identity is None or identity.journal_id != manifest.journal_id:
         raise _damaged(source.identity, "journal.json", "it is of another journal")
     return identity
