@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from batpak.config import Watermark as Watermark
     from batpak.coordinate import Coordinate as Coordinate
     from batpak.coordinate import Region as Region
+    from batpak.engine.crossing import JournalImportReport as JournalImportReport
     from batpak.engine.diagnostics import Diagnostics as Diagnostics
+    from batpak.engine.forking import ForkReport as ForkReport
     from batpak.engine.report import Cut as Cut
     from batpak.engine.report import Finding as Finding
     from batpak.engine.report import OpenReport as OpenReport
     from batpak.engine.report import VerifyReport as VerifyReport
+    from batpak.engine.restoring import RestoreReport as RestoreReport
+    from batpak.engine.snapshot import SnapshotReport as SnapshotReport
     from batpak.errors import BatpakError as BatpakError
     from batpak.errors import Conflict as Conflict
     from batpak.errors import Damaged as Damaged
@@ -69,8 +73,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "batpak.config": ("Durability", "StoreConfig", "Watermark"),
     "batpak.coordinate": ("Coordinate", "Region"),
+    "batpak.engine.crossing": ("JournalImportReport",),
     "batpak.engine.diagnostics": ("Diagnostics",),
+    "batpak.engine.forking": ("ForkReport",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
+    "batpak.engine.restoring": ("RestoreReport",),
+    "batpak.engine.snapshot": ("SnapshotReport",),
     "batpak.errors": (
         "BatpakError", "Conflict", "Damaged", "EventNotFound", "GateDenied", "Indeterminate",
         "InvalidInput", "Unavailable",

@@ -368,7 +368,7 @@ class GatePassError(InvalidInput):
 
 
 class ImportSourceError(InvalidInput):
-    """A line or object of an import source can't be read; `line` counts from 1."""
+    """An import source can't be read, or is not what it was; `line` counts from 1."""
 
     code = "import-source"
     file: str | None
