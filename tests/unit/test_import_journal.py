@@ -104,6 +104,7 @@ def test_a_second_run_adds_only_what_is_new(tmp_path: Path) -> None:
         with open_at(tmp_path / "b") as target:
             report = target.import_events(source)
             assert (report.read, report.imported, report.known) == (1, 1, 0)
+            assert report.began_after == 7
             before = len(target)
             assert target.import_events(source).imported == 0
             # Another region has a position of its own, and finds what is here by its id.
