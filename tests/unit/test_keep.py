@@ -62,6 +62,10 @@ def tree(path: Path) -> dict[str, str]:
     }
 
 
+def inodes(path: Path) -> set[int]:
+    return {file.stat().st_ino for file in path.rglob("*") if file.is_file()}
+
+
 def last_system_event(path: Path, kind: int) -> dict[str, Any]:
     with Store.open(path, mode="r") as reader:
         found = [event for event in reader if event.kind.raw == kind]
@@ -377,6 +381,8 @@ def test_a_restored_journal_is_a_fork(snapshot: Path, tmp_path: Path) -> None:
     assert last_system_event(tmp_path / "new", 0x18) == {
         "action": "restored", "from_journal": report.from_journal.bytes, "at": 31, "until": 31,
     }  # fmt: skip
+    # A backup is not a file that somebody writes to.
+    assert not inodes(snapshot) & inodes(tmp_path / "new")
     # The ancestor's consumers have no progress in it.
     assert not (tmp_path / "new" / "cursors").exists()
     with Store.open(tmp_path / "new", **SMALL) as store:
