@@ -849,6 +849,8 @@ class Store(_Reading):
         chosen = Region.all() if region is None else region
         _query(chosen)
         label = check_namespace(namespace)
+        if self._queue is not None:
+            self._queue.drain_mine()
         target = Target(
             self._config.batch_max_events,
             self.import_position,

@@ -24,6 +24,7 @@ from batpak.errors import (
     JournalLocked,
     NotASnapshot,
     SnapshotDamaged,
+    StorageFailed,
 )
 from batpak.event import Event
 from batpak.files import RealFiles
@@ -339,6 +340,21 @@ def test_a_journal_without_durable_events_has_no_snapshot(tmp_path: Path) -> Non
     with Store.open(path, mode="r") as reader, pytest.raises(InvalidInput):
         reader.snapshot(tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("name", ["cursors", "cursors/one", "checkpoints"])
+def test_a_link_among_the_journal_s_files_leads_no_key_into_a_snapshot(
+    tmp_path: Path, name: str
+) -> None:
+    path = journal(tmp_path / "journal")
+    (tmp_path / "ring").mkdir()
+    (tmp_path / "ring" / "key").write_bytes(b"secret")
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).symlink_to(tmp_path / "ring" / ("key" if "/" in name else ""))
+    with Store.open(path, mode="r") as reader, pytest.raises(StorageFailed):
+        reader.snapshot(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert not (tmp_path / "copy.tmp").exists()
 
 
 def test_a_damaged_journal_has_no_snapshot(tmp_path: Path) -> None:

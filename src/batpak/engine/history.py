@@ -7,6 +7,7 @@ snapshots and forks. Source: docs/format.md, "Snapshot".
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,9 @@ def copy_folder(
 ) -> None:
     """Copy a folder of small files, if there is one. Raises OSError."""
     source = os.path.join(layout.root, folder)
+    if os.path.islink(source):
+        # It could lead to anything, a key for instance.
+        raise OSError(errno.ELOOP, "a link stands where a journal has a folder", source)
     try:
         names = sorted(files.listdir(source))
     except FileNotFoundError:

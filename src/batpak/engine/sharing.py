@@ -21,6 +21,7 @@ from batpak.files import Files, closing, write_all
 __all__ = ["Kept", "Sharer", "Way", "digest_of"]
 
 _STEP: Final = 1 << 22
+_PLAIN: Final[int] = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 _IMPOSSIBLE: Final = frozenset(
     {
         errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY, errno.EINVAL,
@@ -141,8 +142,11 @@ def digest_of(
 
 
 def _open_plain(files: Files, path: str) -> int:
-    """A descriptor for reading; refuses what is no plain file, and never waits for one."""
-    fd = files.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    """A descriptor for reading; refuses what is no plain file, and never waits for one.
+
+    A link could lead to anything, a key for instance.
+    """
+    fd = files.open(path, os.O_RDONLY | _PLAIN)
     try:
         if not stat.S_ISREG(files.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "this is no plain file", path)
