@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from batpak import (
     CausationId,
     Coordinate,
+    CorrelationId,
     EventId,
     EventKind,
     Item,
@@ -23,6 +24,7 @@ from batpak import (
     Store,
     canonical,
 )
+from batpak.engine.system import LIFECYCLE
 from batpak.errors import (
     IdempotencyConflict,
     ImportSourceError,
@@ -30,8 +32,9 @@ from batpak.errors import (
     PayloadErased,
     PayloadTooLarge,
 )
-from batpak.event import Event
+from batpak.event import CODEC_PLAIN, Event
 from batpak.gates import Denial
+from batpak.journal.writer import Prepared
 from batpak.kinds import SYSTEM_DENIAL
 from tests.support.faulty_files import UnsyncedFiles
 from tests.unit.test_golden import REWRITTEN, journal_of
@@ -63,7 +66,8 @@ def fill(store: Store) -> None:
     first = store.append(ALICE, {"n": 1}, kind=KIND)
     store.append(
         BOB, {"n": 2}, kind=KIND, causation=CausationId.from_bytes(first.event_id.bytes),
-        lane=3, depth=4, flags=5, extensions={"acme.trace": b"\x01"},
+        correlation=CorrelationId.from_bytes(bytes(range(16))), lane=3, depth=4, flags=5,
+        extensions={"acme.trace": b"\x01"},
     )  # fmt: skip
     store.append(ALICE, {"n": 3}, kind=EventKind(1, 7), key=UUID(int=77))
     store.append_many(
@@ -247,6 +251,20 @@ def test_a_source_that_lost_what_was_imported_is_refused(tmp_path: Path) -> None
             assert len(target) == before
             resumed.append(ALICE, {"n": "else"}, kind=KIND)
             assert target.import_events(resumed, namespace="resumed").imported == 1
+
+
+def test_a_source_can_not_speak_for_the_journal_that_imports(tmp_path: Path) -> None:
+    """Nothing at the journal's own entities comes in, whatever its kind says."""
+    with open_at(tmp_path / "a") as source, open_at(tmp_path / "b") as target:
+        # No public call writes such events; a file that somebody made may have them.
+        for kind in (KIND, SYSTEM_DENIAL):
+            forged = Prepared.of(LIFECYCLE, kind.raw, 1, CODEC_PLAIN, canonical.encode({"n": 1}))
+            source._writer.commit([forged])  # see above
+        source.sync()
+        before = len(target)
+        report = target.import_events(source)
+        assert (report.read, report.lifecycle, report.imported) == (3, 3, 0)
+        assert len(target) == before
 
 
 def test_what_can_not_be_imported_is_refused(tmp_path: Path) -> None:
