@@ -30,6 +30,7 @@ from blake3 import blake3
 from batpak import canonical
 from batpak.coordinate import Coordinate
 from batpak.engine import system
+from batpak.engine.manifest import FileEntry, Manifest
 from batpak.event import (
     CODEC_PLAIN,
     CODEC_SALTED,
@@ -506,6 +507,13 @@ def build() -> dict[str, Vector]:
                  system.close_event(epoch=1, events=6).envelope),
         _payload("repaired-payload", "The payload of 0x0018 after a repair.",
                  system.repaired_event(from_journal=JOURNAL_ID.bytes, at=5, until=7).envelope),
+        _payload("restored-payload", "The payload of 0x0018 in a journal made from a snapshot.",
+                 system.history_event("restored", from_journal=ANCESTOR_ID.bytes, at=7, until=7)
+                 .envelope),
+        _payload("forked-payload", "The payload of 0x0018 in a fork.",
+                 system.history_event("forked", from_journal=ANCESTOR_ID.bytes, at=7, until=7)
+                 .envelope),
+        _manifest(segment, hint, journal),
     ]  # fmt: skip
     made += _denials()
     made += _erasures()
@@ -590,6 +598,27 @@ def _erasures() -> list[Vector]:
         describe_tree(out, canonical.decode(out.data), "payload", "payload")
         made.append(Vector(name, about, out.data, out.done()))
     return made
+
+
+def _manifest(segment: bytes, hint: bytes, journal: Journal) -> Vector:
+    """The manifest of a snapshot of the first segment, with a cursor beside it."""
+    identity = Identity(1, JOURNAL_ID, START_US, "example.org/doors")
+    contents = {
+        "segments/00000000000000000000.seg": segment,
+        "journal.json": identity.encode(),
+        "tail.hint": hint,
+        "cursors/mailer": b"progress",
+    }
+    entries = [FileEntry(n, len(d), blake3(d).hexdigest()) for n, d in contents.items()]
+    data = Manifest.of(
+        JOURNAL_ID, identity.origin, START_US + 90_000_000, journal.sequence, journal.hashes[-1],
+        entries,
+    ).encode()  # fmt: skip
+    out = Describer(data)
+    for line in data.splitlines(keepends=True):
+        out.take(len(line), "file", "line", line.decode().strip())
+    about = "manifest.json of a snapshot of the journal that the vectors above make."
+    return Vector("manifest", about, data, out.done())
 
 
 def _identities() -> list[Vector]:

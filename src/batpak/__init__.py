@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from batpak.coordinate import Region as Region
     from batpak.engine.compacting import CompactionPlan as CompactionPlan
     from batpak.engine.compacting import CompactionReport as CompactionReport
+    from batpak.engine.crossing import JournalImportReport as JournalImportReport
     from batpak.engine.diagnostics import Diagnostics as Diagnostics
     from batpak.engine.erasing import ErasureReport as ErasureReport
+    from batpak.engine.forking import ForkReport as ForkReport
     from batpak.engine.report import Cut as Cut
     from batpak.engine.report import Finding as Finding
     from batpak.engine.report import OpenReport as OpenReport
     from batpak.engine.report import VerifyReport as VerifyReport
+    from batpak.engine.restoring import RestoreReport as RestoreReport
+    from batpak.engine.snapshot import SnapshotReport as SnapshotReport
     from batpak.errors import BatpakError as BatpakError
     from batpak.errors import Conflict as Conflict
     from batpak.errors import Damaged as Damaged
@@ -75,7 +79,11 @@ _HOMES = {
     "batpak.engine.compacting": ("CompactionPlan", "CompactionReport"),
     "batpak.engine.diagnostics": ("Diagnostics",),
     "batpak.engine.erasing": ("ErasureReport",),
+    "batpak.engine.crossing": ("JournalImportReport",),
+    "batpak.engine.forking": ("ForkReport",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
+    "batpak.engine.restoring": ("RestoreReport",),
+    "batpak.engine.snapshot": ("SnapshotReport",),
     "batpak.errors": (
         "BatpakError", "Conflict", "Damaged", "EventNotFound", "GateDenied", "Indeterminate",
         "InvalidInput", "Unavailable",

@@ -22,6 +22,7 @@ __all__ = [
     "Damaged",
     "DecodeError",
     "DecodeFailed",
+    "DestinationTaken",
     "EntityClockOverflow",
     "EventNotFound",
     "ExpectationFailed",
@@ -50,6 +51,7 @@ __all__ = [
     "NetworkFilesystem",
     "NoSpace",
     "NotAJournal",
+    "NotASnapshot",
     "NotErasable",
     "OutcomeFailed",
     "OutcomeUnavailable",
@@ -63,6 +65,7 @@ __all__ = [
     "ProofInvalid",
     "ReservedKind",
     "ReservedName",
+    "SnapshotDamaged",
     "StorageFailed",
     "StoreClosed",
     "StoreForked",
@@ -317,6 +320,19 @@ class NotAJournal(InvalidInput):
     file: str | None
 
 
+class NotASnapshot(InvalidInput):
+    """The path holds no finished snapshot."""
+
+    code = "not-a-snapshot"
+    file: str | None
+
+
+class DestinationTaken(InvalidInput):
+    """A snapshot, restore or fork needs a path where nothing is, outside of its source."""
+
+    code = "destination-taken"
+
+
 class NetworkFilesystem(InvalidInput):
     """The path is on a network file system, whose locks and syncs can't be trusted."""
 
@@ -360,7 +376,7 @@ class GatePassError(InvalidInput):
 
 
 class ImportSourceError(InvalidInput):
-    """A line or object of an import source can't be read; `line` counts from 1."""
+    """An import source can't be read, or is not what it was; `line` counts from 1."""
 
     code = "import-source"
     file: str | None
@@ -570,6 +586,14 @@ class PayloadDamaged(Damaged):
 
     code = "payload-damaged"
     reason: str | None
+
+
+class SnapshotDamaged(Damaged):
+    """A snapshot's files are not those of its manifest; `findings` names each."""
+
+    code = "snapshot-damaged"
+    reason: str | None
+    findings: tuple[str, ...] | None
 
 
 class JournalPoisoned(Damaged):

@@ -48,6 +48,7 @@ from batpak.engine.erasing import (
     plan_erasure,
 )
 from batpak.engine.following import Follower
+from batpak.engine.history import Place, place_of
 from batpak.engine.keeping import save_keys
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
@@ -92,7 +93,11 @@ if TYPE_CHECKING:
     from batpak.gates import Bypass, Denial, Denied, Gate, GateContext, GateSet, Passed
 
     Gates = GateSet[GateContext] | Iterable[Gate[GateContext]] | Passed[Any, Any] | Bypass
+    from batpak.engine.crossing import JournalImportReport
     from batpak.engine.diagnostics import Diagnostics
+    from batpak.engine.forking import ForkReport
+    from batpak.engine.restoring import RestoreReport
+    from batpak.engine.snapshot import SnapshotReport
 
 __all__ = [
     "Ancestry",
@@ -450,6 +455,50 @@ class _Reading:
         """
         raise NotImplementedError
 
+    def snapshot(
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SnapshotReport:
+        """Copy what is durable to a new directory that proves itself whole; writing goes on.
+
+        Files that nobody writes to any more are shared by reference or hard link where the
+        file system can. `progress(done, total)` is told bytes. A crash leaves nothing of
+        that name. Source: docs/guide/keep.md. Raises DestinationTaken, JournalLocked
+        (somebody else builds there), InvalidInput (nothing is durable), JournalCorrupt,
+        StoreClosed, Unavailable.
+        """
+        from batpak.engine.snapshot import take_snapshot
+
+        return take_snapshot(
+            self._files, self._layout, self._identity, os.fspath(destination), self._settle,
+            progress,
+        )  # fmt: skip
+
+    def fork(
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        origin: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ForkReport:
+        """Begin another journal there, with this one's durable events and an id of its own.
+
+        The two share old segments, never a file that one of them writes to. `origin` is its
+        name in checkpoints. Source: docs/guide/keep.md. Raises as `snapshot`.
+        """
+        from batpak.engine.forking import fork_journal
+
+        return fork_journal(
+            self._files, self._layout, self._identity, os.fspath(destination), self._settle,
+            origin=origin, progress=progress,
+        )  # fmt: skip
+
+    def _settle(self) -> Place:
+        """Where the log stands at what is durable now, all that was acknowledged included."""
+        raise NotImplementedError
+
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return sum(self._reader.pool.get(base).size() for base in bases)
 
@@ -514,6 +563,11 @@ class ReadOnlyStore(_Reading):
 
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return super()._log_bytes(bases[:-1]) + self._follower.log_end
+
+    def _settle(self) -> Place:
+        # A copy of what is damaged would look whole: refresh raises it.
+        self.refresh()
+        return self._follower.place()
 
     def _verify_bound(self) -> int:
         # Beyond what can be shown: up to what some witness knows to have been durable.
@@ -628,6 +682,32 @@ class Store(_Reading):
             raise InvalidInput('a mode is "rw" or "r"', field="mode", value=mode)
         _check_kinds(config)
         return cls(open_for_writing(files, Layout(path), config), config, files)
+
+    @classmethod
+    def restore(
+        cls,
+        snapshot: str | os.PathLike[str],
+        destination: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        origin: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        files: Files | None = None,
+    ) -> RestoreReport:
+        """Make a journal from a snapshot, every byte of which is compared first.
+
+        The result is a fork: a new journal_id, a new origin, the snapshot's events as its
+        past. `resume=True` keeps the journal_id, and says that the original is gone for
+        ever: two journals of one id would be two histories under one name. Nothing is ever
+        overwritten. Source: docs/guide/keep.md. Raises NotASnapshot, SnapshotDamaged (its
+        `findings` name each file), DestinationTaken, JournalLocked, Damaged, Unavailable.
+        """
+        from batpak.engine.restoring import restore_snapshot
+
+        return restore_snapshot(
+            files or REAL, os.fspath(snapshot), os.fspath(destination), resume=resume,
+            origin=origin, progress=progress,
+        )  # fmt: skip
 
     # --- writing -------------------------------------------------------------
 
@@ -782,6 +862,46 @@ class Store(_Reading):
                 # In a forked child nobody would ever empty the queue.
                 self._writer.check()
             self._queue.drain_mine()
+
+    def import_events(
+        self,
+        source: Store | ReadOnlyStore,
+        region: Region | None = None,
+        *,
+        namespace: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> JournalImportReport:
+        """Append what `region` selects of another journal, each event once.
+
+        Ids, correlation, causation, kinds, labels and payload bytes stay; `origin.*`
+        extensions say where each stood, `namespace` what you call that journal. Run it
+        again, after a kill too, and it adds only what is new. `progress(read)` is told
+        events. Source: docs/guide/keep.md. Raises InvalidInput, ImportSourceError,
+        IdempotencyConflict, and as `append_many`.
+        """
+        from batpak.engine.crossing import Target, check_namespace, import_journal
+
+        if not isinstance(source, _Reading):
+            raise InvalidInput("events are imported from a store", field="source", value=source)
+        if source.journal_id == self._journal_id:
+            raise InvalidInput(
+                "a journal can't be imported into itself",
+                field="source",
+                value=str(self._journal_id),
+            )
+        chosen = Region.all() if region is None else region
+        _query(chosen)
+        label = check_namespace(namespace)
+        if self._queue is not None:
+            self._queue.drain_mine()
+        target = Target(
+            self._config.batch_max_events,
+            self.import_position,
+            lambda event_id: self._reader.get(event_id, self._writer.log.sequence),
+            self._preparer.imported,
+            lambda events: self._append(events, None, None, False, "raise", None, None),
+        )
+        return import_journal(source, target, chosen, label, progress)
 
     def deny(
         self,
@@ -1254,6 +1374,18 @@ class Store(_Reading):
         writer = self._writer
         writer.check_readable()
         return writer.visible
+
+    def _settle(self) -> Place:
+        writer = self._writer
+        writer.check_readable()
+        if writer.poison is None:
+            self.sync()
+        # Durable first: the log read later can only be further.
+        durable = writer.durable.sequence
+        log = writer.log
+        return place_of(
+            self._reader, durable, written=log.sequence, written_end=log.end, epoch=writer.epoch
+        )
 
     def diagnostics(self) -> Diagnostics:
         from batpak.engine.diagnostics import writer_diagnostics

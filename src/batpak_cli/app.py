@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from batpak.errors import BatpakError
-from batpak_cli import checking, forgetting, reading, shapes, terminal, writing
+from batpak_cli import checking, forgetting, keeping, reading, shapes, terminal, writing
 from batpak_cli.arguments import WANTS_JSON
 
 __all__ = ["EXIT_CODES", "app", "main"]
@@ -152,6 +152,9 @@ for _name, _command in (
     ("compact", forgetting.compact),
     ("repair", checking.repair),
     ("doctor", checking.doctor),
+    ("snapshot", keeping.snapshot),
+    ("restore", keeping.restore),
+    ("fork", keeping.fork),
 ):
     app.command(_name)(_command)
 app.add_typer(_imports)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from batpak.errors import BatpakError
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
         VerifyReport,
     )
     from batpak.engine.doctor import Examination
+    from batpak.engine.forking import ForkReport
     from batpak.engine.repair import Diagnosis
+    from batpak.engine.restoring import RestoreReport
+    from batpak.engine.snapshot import SnapshotReport
     from batpak_cli.importers.report import ImportReport
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "examined",
     "finding",
     "imported",
+    "kept",
     "line",
     "stats",
     "verified",
@@ -191,6 +195,42 @@ SHAPES = {
         "lost_from": "first sequence that it accepts as lost",
         "lost_until": "the bound behind the last one",
         "quarantined": "files of the copy that hold what was set aside",
+    },
+    "snapshot": {
+        "destination": "the snapshot",
+        "journal_id": "UUID of the journal that it is of",
+        "events": "exclusive bound: it has the events below it",
+        "last_hash": "event hash of the last of them, hex",
+        "files": "how many the manifest names",
+        "bytes": "of all of them",
+        "cloned": "bytes that share their blocks with the journal's, until one is written to",
+        "linked": "bytes in files that the journal has under another name",
+        "copied": "bytes that were written anew",
+        "digest": "BLAKE3 of manifest.json, hex: note it elsewhere",
+        "seconds": "how long it took",
+    },
+    "restore": {
+        "destination": "the new journal",
+        "journal_id": "its UUID",
+        "origin": "its name in checkpoints",
+        "from_journal": "UUID of the journal that the snapshot is of",
+        "events": "exclusive bound of the events that come from the snapshot",
+        "resumed": "whether it is the same journal, and no fork",
+        "files": "how many were compared",
+        "bytes": "of all of them",
+        "seconds": "how long it took",
+    },
+    "fork": {
+        "destination": "the new journal",
+        "journal_id": "its UUID",
+        "origin": "its name in checkpoints",
+        "from_journal": "UUID of the journal that it has its past from",
+        "events": "exclusive bound of that past",
+        "bytes": "of all files of that past",
+        "cloned": "as in a snapshot",
+        "linked": "as in a snapshot",
+        "copied": "as in a snapshot",
+        "seconds": "how long it took",
     },
     "error": {
         "code": "kebab-case, stable",
@@ -383,6 +423,15 @@ def diagnosis(found: Diagnosis) -> dict[str, Any]:
     return plain | {"choices": list(found.choices)}
 
 
+def kept(
+    shape: Literal["snapshot", "restore", "fork"],
+    report: SnapshotReport | RestoreReport | ForkReport,
+) -> dict[str, Any]:
+    """The shapes "snapshot", "restore" and "fork"."""
+    fields = {name: _fact(getattr(report, name)) for name in SHAPES[shape]}
+    return fields | {"seconds": round(report.seconds, 6)}
+
+
 def examined(found: Examination) -> dict[str, Any]:
     """The shape "doctor"."""
     from batpak.engine.report import plain
@@ -403,9 +452,11 @@ def error(failure: BatpakError) -> dict[str, Any]:
 
 
 def _fact(value: Any) -> Any:
-    """A field of an error or finding; what JSON has no form for as text."""
+    """A field of an error or report; what JSON has no form for as text."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, tuple):
+        return [_fact(item) for item in cast("tuple[Any, ...]", value)]
     return str(value)

@@ -14,8 +14,8 @@ from tools import cli_reference
 ENTRIES = {entry.words: entry for entry in cli_reference.entries()}
 COMMANDS = {
     "demo", "init", "append", "import jsonl", "import csv", "import git", "log", "show",
-    "tail", "query", "verify", "stats", "export", "repair", "doctor",
-    "erase", "compact",
+    "tail", "query", "verify", "stats", "export", "repair", "doctor", "erase", "compact",
+    "snapshot", "restore", "fork",
 }  # fmt: skip
 
 

@@ -140,6 +140,15 @@ def seeds() -> Iterator[Seed]:
     yield "sidecar", "bent", b"\x01" + mend_sidecar(bytes(damaged))
     for name in ("journal-json", "journal-json-fork"):
         yield "identity", name, vectors[name]
+    whole = vectors["manifest"]
+    for number, (old, new) in enumerate((
+        (b"", b""), (b'"manifest": 1', b'"manifest": 2'), (b'"events": 7', b'"events": 0'),
+        (b"cursors/mailer", b"../../mailer"), (b"cursors/mailer", b"cursors/../x"),
+        (b"journal.json", b"tail.hint"), (b'"size": 8', b'"size": -8'), (b'"origin"', b'"origim"'),
+    )):  # fmt: skip
+        bent = whole.replace(old, new) if old else whole
+        yield "manifest", f"manifest-{number}", b"\x00" + bent
+        yield "manifest", f"forged-{number}", b"\x01" + bent
     for name, texts in TEXTS.items():
         for number, text in enumerate(texts):
             yield name, f"text-{number}", text.encode("utf-8", "surrogatepass")

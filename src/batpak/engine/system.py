@@ -7,7 +7,7 @@ Payload keys, types and order are fixed by golden vectors; see docs/format.md,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from batpak import canonical, kinds
 from batpak.coordinate import Coordinate
@@ -27,6 +27,7 @@ __all__ = [
     "compaction_event",
     "erased_by",
     "erasure_event",
+    "history_event",
     "open_event",
     "repaired_event",
 ]
@@ -59,11 +60,13 @@ def close_event(*, epoch: int, events: int) -> Prepared:
     return _system_event(kinds.SYSTEM_CLOSE_COMPLETED, {"epoch": epoch, "events": events})
 
 
-def repaired_event(*, from_journal: bytes, at: int, until: int) -> Prepared:
-    """0x0018: a repair kept the events below `at`; a witness had known of `until`."""
+def history_event(
+    action: Literal["repaired", "restored", "forked"], *, from_journal: bytes, at: int, until: int
+) -> Prepared:
+    """0x0018: this history goes its own way from `at` on; its source reached to `until`."""
     return _system_event(
         kinds.SYSTEM_RESTORED,
-        {"action": "repaired", "from_journal": from_journal, "at": at, "until": until},
+        {"action": action, "from_journal": from_journal, "at": at, "until": until},
     )
 
 
@@ -121,3 +124,8 @@ def compaction_event(segments: Iterable[tuple[int, int]], *, payloads: int, size
         kinds.SYSTEM_COMPACTION,
         {"segments": [list(each) for each in segments], "payloads": payloads, "bytes": size},
     )
+
+
+def repaired_event(*, from_journal: bytes, at: int, until: int) -> Prepared:
+    """0x0018: a repair kept the events below `at`; a witness had known of `until`."""
+    return history_event("repaired", from_journal=from_journal, at=at, until=until)
