@@ -43,13 +43,16 @@ __all__ = [
     "JournalLocked",
     "JournalPoisoned",
     "JournalRewound",
+    "KeyFileRefused",
     "KeyInvalid",
+    "KeyNotInForce",
     "KindCollision",
     "KindError",
     "KindMismatch",
     "NetworkFilesystem",
     "NoSpace",
     "NotAJournal",
+    "NotCheckpointed",
     "OutcomeFailed",
     "OutcomeUnavailable",
     "PayloadDamaged",
@@ -280,6 +283,14 @@ class KeyInvalid(InvalidInput):
     code = "key"
 
 
+class KeyFileRefused(InvalidInput):
+    """A key, or the file that holds it, is not one to sign with: `reason` says why."""
+
+    code = "key-file-refused"
+    file: str | None
+    reason: str | None
+
+
 class ExtensionError(InvalidInput):
     """A receipt extension breaks a rule; `reason` says which."""
 
@@ -360,6 +371,20 @@ class ImportSourceError(InvalidInput):
 
 
 # --- Conflict ----------------------------------------------------------------
+
+
+class KeyNotInForce(Conflict):
+    """No signing key of the store is in force for the event: introduced later, or retired."""
+
+    code = "key-not-in-force"
+    key_id: str | None
+
+
+class NotCheckpointed(Conflict):
+    """No checkpoint covers the event, or none has this size: nothing to prove it by."""
+
+    code = "not-checkpointed"
+    size: int | None
 
 
 class EntityClockOverflow(Conflict):

@@ -22,12 +22,12 @@ from batpak.errors import (
     InvalidInput,
     WaitTimeout,
 )
-from batpak.event import Event
+from batpak.event import Event, EventSummary
 from batpak.journal.group import Request
 from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
 from batpak.receipt import AppendReceipt
 
-__all__ = ["Appender", "OnReplay", "check_timeout", "check_wait"]
+__all__ = ["Appender", "OnReplay", "check_timeout", "check_wait", "receipt_of_stored"]
 
 OnReplay = Literal["raise", "return"]
 
@@ -181,7 +181,12 @@ class Appender:
             originals = [_committed_of(found) for found in stored]
             self._wait(events, originals, bound, timeout)
         is_durable = self._writer.durable.sequence >= bound
-        return tuple([self.receipt_of(found, is_durable=is_durable) for found in stored])
+        return tuple(
+            [
+                receipt_of_stored(self._journal_id, found, is_durable=is_durable, replayed=True)
+                for found in stored
+            ]
+        )
 
     def _check_same(self, event: Prepared, found: Event, index: int) -> None:
         """Raises IdempotencyConflict unless the stored event is what was asked for."""
@@ -203,15 +208,6 @@ class Appender:
             index=index,
             advice='use a key for one operation only, or pass on_replay="return"',
         )
-
-    def receipt_of(self, found: Event, *, is_durable: bool) -> AppendReceipt:
-        """The receipt of a stored event."""
-        row = found.row
-        metadata = found.metadata_bytes
-        return AppendReceipt(
-            self._journal_id, _committed_of(found), found.coordinate, row.kind, row.content_hash,
-            metadata[row.entity_len + row.scope_len :], is_durable, True,
-        )  # fmt: skip
 
     def _raise(self, request: Request) -> NoReturn:
         """What a commit came to that was refused, or is not known to be durable."""
@@ -248,7 +244,22 @@ class Appender:
         )  # fmt: skip
 
 
-def _committed_of(found: Event) -> Committed:
+def receipt_of_stored(
+    journal_id: UUID,
+    found: Event | EventSummary,
+    *,
+    is_durable: bool = True,
+    replayed: bool = False,
+) -> AppendReceipt:
+    """The receipt of a stored event."""
+    row = found.row
+    return AppendReceipt(
+        journal_id, _committed_of(found), found.coordinate, row.kind, row.content_hash,
+        found.metadata_bytes[row.entity_len + row.scope_len :], is_durable, replayed,
+    )  # fmt: skip
+
+
+def _committed_of(found: Event | EventSummary) -> Committed:
     row = found.row
     return row.sequence, row.event_id, row.hlc, row.clock, found.event_hash, row.prev_hash
 
