@@ -13,10 +13,10 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 import msgspec
 
 from batpak.errors import InvalidInput, ProofInvalid
-from batpak.event import Event, event_of
-from batpak.receipt import AppendReceipt
+from batpak.event import ROW_SIZE, ROW_VERSION, Event
+from batpak.receipt import AppendReceipt, encode_extensions
 
-__all__ = ["FORMAT", "MAX_BUNDLE_LENGTH", "Bundle", "KeyEvent", "ShownEvent"]
+__all__ = ["FORMAT", "MAX_BUNDLE_LENGTH", "Bundle", "KeyEvent", "ShownEvent", "event_of"]
 
 FORMAT: Final = "batpak/bundle/v1"
 MAX_BUNDLE_LENGTH: Final = 64 * 1024 * 1024
@@ -25,6 +25,24 @@ MAX_BUNDLE_LENGTH: Final = 64 * 1024 * 1024
 _Hex = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9a-f]{2})*\Z")]
 _Hash = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _State = Literal["present", "withheld", "erased", "shredded", "detached"]
+
+
+def event_of(row: bytes, metadata: bytes, envelope: bytes | None = None) -> Event:
+    """An event from bytes of any origin. Raises ProofInvalid unless it can be one.
+
+    The envelope is not compared with the row's content hash.
+    """
+    event = Event(row, metadata, envelope)
+    try:
+        if len(row) == ROW_SIZE and len(metadata) == event.row.metadata_len:
+            form = (event.row.row_version, event.row.reserved, event.sequence < 1 << 63)
+            more = encode_extensions(event.extensions, reserved_allowed=True)
+            written = len(more) == event.row.extensions_len and metadata.endswith(more)
+            if form == (ROW_VERSION, 0, True) and written and event.coordinate.entity:
+                return event
+    except InvalidInput as error:
+        raise ProofInvalid(f"the names of an event: {error}", reason="event") from error
+    raise ProofInvalid("this is not the row of an event, with its names", reason="event")
 
 
 class ShownEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,7 +82,10 @@ class ShownEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def open(self) -> Event:
         """The event. Raises ProofInvalid unless row, names and envelope can belong together."""
-        entity, scope = self.entity.encode(), self.scope.encode()
+        try:
+            entity, scope = self.entity.encode(), self.scope.encode()
+        except UnicodeEncodeError as error:
+            raise ProofInvalid("half of a surrogate pair in a name", reason="event") from error
         envelope = None if self.envelope is None else bytes.fromhex(self.envelope)
         metadata = entity + scope + bytes.fromhex(self.extensions)
         event = event_of(bytes.fromhex(self.row), metadata, envelope)
@@ -120,7 +141,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             if len(text) > MAX_BUNDLE_LENGTH:
                 raise ValueError(f"its text is longer than {MAX_BUNDLE_LENGTH}")
             plain = json.loads(
-                text,
+                text if isinstance(text, str) else str(text, "utf-8"),
                 object_pairs_hook=_unique,
                 parse_int=_small_int,
                 parse_float=_no_number,

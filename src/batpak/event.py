@@ -19,13 +19,11 @@ from blake3 import blake3
 from batpak import canonical, payloads
 from batpak.coordinate import Coordinate
 from batpak.errors import (
-    BatpakError,
     JournalCorrupt,
     KindMismatch,
     PayloadDetached,
     PayloadErased,
     PayloadUnreadable,
-    ProofInvalid,
 )
 from batpak.ids import CausationId, CorrelationId, EventId
 from batpak.kinds import EventKind
@@ -52,7 +50,6 @@ __all__ = [
     "content_hash",
     "decode_extensions",
     "event_hash",
-    "event_of",
     "hlc_of_id",
     "id_of_hlc",
     "is_foreign",
@@ -461,20 +458,3 @@ class Event(EventSummary, frozen=True, gc=False, eq=False):
             sequence=self.sequence,
             advice="the event, its hashes and its proofs remain valid",
         )
-
-
-def event_of(row: bytes, metadata: bytes, envelope: bytes | None = None) -> Event:
-    """An event from bytes of any origin. Raises ProofInvalid unless it can be one.
-
-    The envelope is not compared with the row's content hash.
-    """
-    event = Event(row, metadata, envelope)
-    try:
-        if len(row) == ROW_SIZE and len(metadata) == event.row.metadata_len:
-            form = (event.row.row_version, event.row.reserved, event.sequence < 1 << 63)
-            names = event.coordinate, event.extensions
-            if form == (ROW_VERSION, 0, True) and names:
-                return event
-    except (BatpakError, ValueError) as error:
-        raise ProofInvalid("the names of an event can't be read", reason="event") from error
-    raise ProofInvalid("this is not the row of an event, with its names", reason="event")

@@ -182,11 +182,16 @@ class ReceiptKey(NamedTuple):
 def keys_in_force(events: Iterable[Event]) -> list[ReceiptKey]:
     """The keys that system events, oldest first, add and retire; others are passed over.
 
-    Raises ProofInvalid for a key event without its key, and what `Event.raw` raises.
+    Raises ProofInvalid for events out of order and for a key event without its key, and
+    what `Event.raw` raises.
     """
     added: dict[bytes, ReceiptKey] = {}
     retired: list[ReceiptKey] = []
+    newest = -1
     for event in events:
+        if event.sequence <= newest:
+            raise ProofInvalid("key events stand in the order of sequences", reason="key-event")
+        newest = event.sequence
         if event.kind == kinds.SYSTEM_KEY_ADDED:
             key = ReceiptKey(_bytes_in(event, "public_key"), event.sequence)
             added.setdefault(key.key_id, key)

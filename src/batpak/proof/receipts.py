@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from operator import attrgetter
 
 from batpak import kinds
+from batpak.bundle import event_of
 from batpak.errors import ProofInvalid
-from batpak.event import event_of
 from batpak.proof.notes import verify_ed25519
 from batpak.receipt import AppendReceipt, Invalid, Reason, ReceiptKey, Signed, UnsignedAccepted
 
