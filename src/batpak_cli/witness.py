@@ -97,18 +97,18 @@ class Witness:
 
     def _cosign(self, old_size: int, hashes: list[bytes], note: str, now: int) -> Cosigned:
         seen = self._seen()
-        if seen is not None and seen.size != old_size:
-            raise Conflict(
-                f"the last checkpoint seen is over {seen.size} events, and the proof begins at "
-                f"{old_size}",
-                advice=f"ask again with: batpak witness request JOURNAL --old {seen.size}",
-            )
         try:
             checkpoint, line = cosign(
                 note, self._policy, seen, hashes, self._name, self._key.private, now
             )
             parsed = Note.parse(note)
         except ProofInvalid as error:
+            if error.reason == "not-consistent" and seen is not None and seen.size != old_size:
+                raise Conflict(
+                    f"the last checkpoint seen is over {seen.size} events, and the proof begins "
+                    f"at {old_size}",
+                    advice=f"ask again with: batpak witness request JOURNAL --old {seen.size}",
+                ) from error
             raise Conflict(
                 f"not cosigned ({error.reason}): {error.what}",
                 advice="keep the request: a signed rollback or fork is proof against its log",
