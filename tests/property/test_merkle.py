@@ -94,9 +94,7 @@ def test_each_pair_of_sizes_is_proved_as_the_rfc_says() -> None:
         for old in range(new + 1):
             proof = trees.consistency_proof(subtree, old, new)
             assert proof == (subproof(old, 0, new, True) if old else [])
-            assert merkle.verify_consistency(
-                old, tree_hash(0, old), new, tree_hash(0, new), proof
-            )
+            assert merkle.verify_consistency(old, tree_hash(0, old), new, tree_hash(0, new), proof)
 
 
 @pytest.mark.proves("INV-PROOF-INCLUSION")

@@ -31,7 +31,7 @@ SAID: Final = EventKind(0xF, 1)
 
 
 def open_signed(path: Path, **options: Any) -> Store:
-    """A journal with a receipt key and a checkpoint key; quick, since tests sync where it counts."""
+    """A journal with a receipt key and a checkpoint key, in a mode that syncs when asked."""
     defaults: dict[str, Any] = {
         "origin": ORIGIN,
         "signing_keys": (RECEIPTS,),

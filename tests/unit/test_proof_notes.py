@@ -106,7 +106,8 @@ def test_the_last_empty_line_divides_a_note() -> None:
 
 
 _lines = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="".join(map(chr, range(32)))), max_size=20
+    st.characters(exclude_categories=["Cs"], exclude_characters="".join(map(chr, range(32)))),
+    max_size=20,
 )
 
 

@@ -77,7 +77,7 @@ def test_a_signed_receipt_goes_through_json_and_verifies_in_every_store(tmp_path
         signed = store.sign(say(store)[0])
         back = AppendReceipt.from_json(signed.to_json())
         assert back == signed
-        assert not back != signed
+        assert (back != signed) is False
         assert (back.key_id, back.signature) == (RECEIPTS.key_id, signed.signature)
         assert store.verify_receipt(back) == Signed(RECEIPTS.key_id)
     with Store.open(tmp_path / "j", mode="r") as reader:

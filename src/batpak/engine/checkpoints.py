@@ -9,6 +9,7 @@ note is: batpak.proof.notes; where the hashes come from: `Tree`. Source: docs/fo
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -86,6 +87,8 @@ def load_checkpoint(files: Files, layout: Layout, origin: str, size: int) -> Sto
             advice="Store.checkpoint_sizes() lists those that are there",
         ) from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ProofInvalid(f"{path} is too long for a checkpoint", reason="note") from error
         raise refusal(error, "can't read a checkpoint", path) from error
     if (stored.origin, stored.size) != (origin, size):
         raise ProofInvalid(f"{path} is a checkpoint of something else", reason="checkpoint")
