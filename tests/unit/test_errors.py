@@ -61,13 +61,16 @@ JournalCorrupt          journal-corrupt         Damaged        no   3
 JournalLocked           journal-locked          Unavailable    yes  4
 JournalPoisoned         journal-poisoned        Damaged        no   3
 JournalRewound          journal-rewound         Damaged        no   3
+KeyFileRefused          key-file-refused        InvalidInput   no   5
 KeyInvalid              key                     InvalidInput   no   5
+KeyNotInForce           key-not-in-force        Conflict       no   5
 KindCollision           kind-collision          InvalidInput   no   5
 KindError               kind                    InvalidInput   no   5
 KindMismatch            kind-mismatch           Conflict       no   5
 NetworkFilesystem       network-filesystem      InvalidInput   no   5
 NoSpace                 no-space                Unavailable    yes  5
 NotAJournal             not-a-journal           InvalidInput   no   5
+NotCheckpointed         not-checkpointed        Conflict       no   5
 OutcomeFailed           outcome-failed          Conflict       no   5
 OutcomeUnavailable      outcome-unavailable     Unavailable    yes  5
 PayloadDamaged          payload-damaged         Damaged        no   3
@@ -77,6 +80,7 @@ PayloadErased           payload-erased          Conflict       no   5
 PayloadTooLarge         payload-too-large       InvalidInput   no   5
 PayloadUnreadable       payload-unreadable      Conflict       no   5
 PlatformUnsupported     platform-unsupported    InvalidInput   no   5
+ProofInvalid            proof-invalid           InvalidInput   no   5
 ReservedKind            reserved-kind           InvalidInput   no   5
 ReservedName            reserved-name           InvalidInput   no   5
 StorageFailed           storage-failed          Unavailable    yes  5
