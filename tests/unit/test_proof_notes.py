@@ -1,4 +1,4 @@
-"""Notes, checkpoints, keys and witnesses: what is accepted, what is passed over, what is refused."""
+"""Notes, checkpoints, keys and witnesses: what is accepted, passed over, and refused."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def test_a_key_with_another_character_is_refused() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "name", "name+00000000", "+00000000+AQ==", "na me+00000000+AQ==", "\ud800+00000000+AQ==",
+        "", "name", "name+00000000", "+00000000+AQ==", "na me+00000000+AQ==",
+        "\ud800+00000000+AQ==",
         str(Key("a", public(LOG), 2)), str(Key("a", public(LOG)[:31])), "x" * 100_000,
         str(Key("a\u00a0b", public(LOG))), str(Key("", public(LOG))),
     ],
@@ -154,7 +155,8 @@ LINE = str(sign_note(TEXT, ORIGIN, LOG))
 @pytest.mark.parametrize(
     "note",
     [
-        "", "\n", "\n\n", TEXT, f"{TEXT}\n", f"{TEXT}{LINE}", f"{TEXT}\n{LINE}x", f"{TEXT}\n{LINE[:-1]}",
+        "", "\n", "\n\n", TEXT, f"{TEXT}\n", f"{TEXT}{LINE}", f"{TEXT}\n{LINE}x",
+        f"{TEXT}\n{LINE[:-1]}",
         f"{TEXT}\r\n{LINE}", f"{TEXT}\t\n{LINE}", f"\x00{TEXT}\n{LINE}", f"\ud800{TEXT}\n{LINE}",
         f"{TEXT}\n{LINE.replace('—', '-')}", f"{TEXT}\n{LINE.replace(' ', '  ')}",
         f"{TEXT}\n— a+b AAAAAAA=\n", f"{TEXT}\n— name AAAA\n", f"{TEXT}\n— name AAAAAAB=\n",
