@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from batpak.config import Watermark as Watermark
     from batpak.coordinate import Coordinate as Coordinate
     from batpak.coordinate import Region as Region
+    from batpak.engine.checkpoints import StoredCheckpoint as StoredCheckpoint
     from batpak.engine.diagnostics import Diagnostics as Diagnostics
+    from batpak.engine.keys import KeySpan as KeySpan
+    from batpak.engine.proving import ConsistencyProof as ConsistencyProof
     from batpak.engine.report import Cut as Cut
     from batpak.engine.report import Finding as Finding
     from batpak.engine.report import OpenReport as OpenReport
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from batpak.payloads import upcast as upcast
     from batpak.receipt import AppendReceipt as AppendReceipt
     from batpak.receipt import Namespace as Namespace
+    from batpak.signing import SigningKey as SigningKey
     from batpak.store import Ancestry as Ancestry
     from batpak.store import AncestryEnd as AncestryEnd
     from batpak.store import Frontier as Frontier
@@ -69,7 +73,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "batpak.config": ("Durability", "StoreConfig", "Watermark"),
     "batpak.coordinate": ("Coordinate", "Region"),
+    "batpak.engine.checkpoints": ("StoredCheckpoint",),
     "batpak.engine.diagnostics": ("Diagnostics",),
+    "batpak.engine.keys": ("KeySpan",),
+    "batpak.engine.proving": ("ConsistencyProof",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
     "batpak.errors": (
         "BatpakError", "Conflict", "Damaged", "EventNotFound", "GateDenied", "Indeterminate",
@@ -86,6 +93,7 @@ _HOMES = {
     "batpak.outcome": ("Outcome",),
     "batpak.payloads": ("payload", "upcast"),
     "batpak.receipt": ("AppendReceipt", "Namespace"),
+    "batpak.signing": ("SigningKey",),
     "batpak.store": (
         "Ancestry", "AncestryEnd", "Frontier", "Page", "Point", "ReadOnlyStore", "Stats", "Store",
     ),
