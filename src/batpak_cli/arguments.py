@@ -61,7 +61,7 @@ JsonOption = Annotated[
 WitnessOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--witness", metavar="KEY", help="A witness's key, as `keys show` prints it; repeatable."
+        "--witness", metavar="KEY", help="A witness's key, or a file with it; repeatable."
     ),
 ]
 EntityOption = Annotated[

@@ -35,7 +35,9 @@ def verify(
     ] = "full",
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="The log's key: who has to have signed the checkpoints."),
+        typer.Option(
+            metavar="KEY", help="The log's key, or a file with it: who signs checkpoints."
+        ),
     ] = None,
     receipt_key: Annotated[
         list[str] | None,
@@ -69,8 +71,8 @@ def verify(
     \b
     Example:
       batpak verify journal
-      LOG=$(batpak keys show checkpoints.pem --journal journal --field log-key)
-      batpak verify bundle.json --key "$LOG"
+      batpak keys show checkpoints.pem --journal journal --field log-key > log.key
+      batpak verify bundle.json --key log.key
     """
     from batpak_cli.proving import parse_key
 

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _MAX_NOTE: Final = 64 << 10
+_MAX_KEY: Final = 4 << 10
 _MAX_REQUEST: Final = 256 << 10
 
 NameOption = Annotated[
@@ -58,10 +59,13 @@ OutOption = Annotated[
 
 
 def parse_key(text: str, option: str) -> Key:
-    """A verifier key from a command line. Raises BadParameter."""
+    """A verifier key from a command line, or from the file that it names. Raises BadParameter."""
     from batpak.errors import ProofInvalid
     from batpak.proof.notes import Key
 
+    if "+" not in text:
+        # Every verifier key has one, so this is a file, as `keys show` fills it.
+        text = read_text(text, _MAX_KEY).strip()
     try:
         return Key.parse(text)
     except ProofInvalid as error:
@@ -128,7 +132,10 @@ def keys_show(
         typer.Option(metavar="JOURNAL", help="Take the name from this journal: its origin."),
     ] = None,
     field: Annotated[
-        Field | None, typer.Option(help="Print only this, and nothing around it.")
+        Field | None,
+        typer.Option(
+            metavar="FIELD", help="Print only public-key, key-id, log-key or witness-key."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -433,9 +440,7 @@ def witness_request(
 
 
 def witness_cosign(
-    log: Annotated[
-        str, typer.Option(metavar="KEY", help="The log's key, as its owner published it.")
-    ],
+    log: Annotated[str, typer.Option(metavar="KEY", help="The log's key, or a file with it.")],
     name: Annotated[str, typer.Option(metavar="NAME", help="This witness's own name.")],
     key: KeyFileOption,
     state: Annotated[
@@ -461,8 +466,8 @@ def witness_cosign(
 
     \b
     Example:
-      LOG=$(batpak keys show checkpoints.pem --journal journal --field log-key)
-      batpak witness cosign request.txt --log "$LOG" --name example.net/witness \\
+      batpak keys show checkpoints.pem --journal journal --field log-key > log.key
+      batpak witness cosign request.txt --log log.key --name example.net/witness \\
         --key witness.pem --state seen.txt
     """
     from batpak_cli.witness import Witness
