@@ -813,17 +813,12 @@ class Store(_Reading):
         written. Raises Indeterminate when the event is written and could not be made
         durable (in time): the error carries the receipt.
         """
+        event = self._prepare(
+            coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
+            key, expect, 0, False, None if gates is None else self._marks_of(gates),
+        )  # fmt: skip
         if gates is not None:
-            event = self._prepare(
-                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
-                key, expect, 0, False, self._marks_of(gates),
-            )  # fmt: skip
             self._ask_gates(gates, event, extensions)
-        else:
-            event = self._prepare(
-                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
-                key, expect,
-            )  # fmt: skip
         if (
             durable or self._waits or unless is not None or wait is not None
             or timeout is not None or on_replay != "raise"
@@ -889,15 +884,25 @@ class Store(_Reading):
         and refused. A bad item is named by its index and nothing is written. Raises as
         `append`, and BatchTooLarge.
         """
-        if gates is None:
-            events = self._preparer.many(items, correlation, causation)
-        else:
-            batch = list(items)
-            marks = self._marks_of(gates)
-            events = self._preparer.many(batch, correlation, causation, marks, marks_all=True)
-            for item, event in zip(batch, events, strict=True):
-                self._ask_gates(gates, event, item.extensions, is_one_of=len(batch))
+        events = self._judged(items, correlation, causation, gates)
         return self._append(events, expect, unless, durable, on_replay, wait, timeout)
+
+    def _judged(
+        self,
+        items: Iterable[Item],
+        correlation: Id | None,
+        causation: Id | None,
+        gates: Gates | None,
+    ) -> list[Prepared]:
+        """The events of one commit, each of which the gates have let through."""
+        if gates is None:
+            return self._preparer.many(items, correlation, causation)
+        batch = list(items)
+        marks = self._marks_of(gates)
+        events = self._preparer.many(batch, correlation, causation, marks, marks_all=True)
+        for item, event in zip(batch, events, strict=True):
+            self._ask_gates(gates, event, item.extensions, is_one_of=len(batch))
+        return events
 
     def append_imported(
         self, source: str, position: object, items: Iterable[Item], *, durable: bool = False
@@ -1145,11 +1150,12 @@ class Store(_Reading):
         unless: Unless | None = None,
         correlation: Id | None = None,
         causation: Id | None = None,
+        gates: Gates | None = None,
         durable: bool = False,
         on_replay: OnReplay = "raise",
     ) -> Future[tuple[AppendReceipt, ...]]:
         """Queue one commit of several events, as `append_many` would write it."""
-        events = self._preparer.many(items, correlation, causation)
+        events = self._judged(items, correlation, causation, gates)
         guard = self._guard(events, expect, unless)
         return self._submit(events, guard, durable, on_replay, is_single=False)
 
@@ -1159,13 +1165,16 @@ class Store(_Reading):
         unless = options.pop("unless", None)
         expect = options.pop("expect", None)
         durable, on_replay = options.pop("durable", False), options.pop("on_replay", "raise")
-        if options:
+        gates = options.pop("gates", None)
+        if options or gates is not None:
             item = Item(coordinate, payload, **options)
             event = self._prepare(
                 item.coordinate, item.payload, item.kind, item.correlation, item.causation,
                 item.lane, item.depth, item.flags, item.extensions, item.key, expect, 0,
-                item.is_raw,
+                item.is_raw, None if gates is None else self._marks_of(gates),
             )  # fmt: skip
+            if gates is not None:
+                self._ask_gates(gates, event, item.extensions)
         else:
             event = self._prepare(
                 coordinate, payload, None, None, None, 0, 0, 0, None, None, expect
