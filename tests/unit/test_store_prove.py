@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from batpak.errors import EventNotFound, InvalidInput, NotCheckpointed
 from batpak.proof.bundle import Verdict, verify_bundle
 from batpak.proof.merkle import verify_consistency
 from batpak.receipt import ReceiptKey
+from tests.support.faulty_files import RecordingFiles
 from tests.support.proofs import (
     LATER,
     POLICY,
@@ -218,3 +221,31 @@ def test_a_bundle_is_one_line_of_json_and_comes_back(tmp_path: Path) -> None:
     shown = json.loads(text)["events"][0]
     assert shown["receipt"]["signature"] == bundle.events[0].receipt["signature"]
     assert shown["receipt"]["replayed"] is False
+
+
+def test_proofs_are_made_while_the_tree_grows_and_nothing_is_made_twice(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    files = RecordingFiles()
+    with open_signed(path, files=files) as store:
+        receipts = say(store, 300)
+        store.checkpoint()
+        stop = threading.Event()
+
+        def prove() -> int:
+            count = 0
+            while not stop.is_set() or count < 5:
+                assert judge(store.prove(receipts[count % 300].event_id)).ok
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(2) as pool:
+            provers = [pool.submit(prove) for _ in range(2)]
+            try:
+                for _ in range(8):
+                    store.append_many([Item(WHERE, {"n": n}, kind=SAID) for n in range(60)])
+                    store.checkpoint()
+            finally:
+                stop.set()
+            assert all(prover.result() >= 5 for prover in provers)
+    first = [o for o in files.operations if o.name == "rename" and o.target.endswith("entries/000")]
+    assert len(first) == 1

@@ -171,7 +171,7 @@ class CheckpointMaker:
             # A tile went bad since it was looked at.
             tree.forget()
             root = tree.grow(size)
-        if latest is not None and tree_root(tree.subtree, latest.size) != latest.root:
+        if latest is not None and tree_root(tree.subtrees(), latest.size) != latest.root:
             tree.forget()
             raise _other_history(self._layout, latest)
         return root

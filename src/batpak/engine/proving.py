@@ -97,18 +97,21 @@ class Prover:
     def _proved(self, checkpoint: StoredCheckpoint, attempt: Callable[[Subtree], T | None]) -> T:
         """The first attempt that verifies: from tiles, from new tiles, or from the log."""
         size, tree = checkpoint.size, self._tree
-        if tree.size >= size or tree.trust(size, checkpoint.root):
+        # Twice: a checkpoint that was made meanwhile took partial tiles away.
+        for _ in range(2):
+            if not tree.trust(size, checkpoint.root):
+                break
             try:
-                found = attempt(tree.subtree)
+                found = attempt(tree.subtrees())
             except ProofInvalid:
-                found = None
+                continue
             if found is not None:
                 return found
         # Tiles are missing or not what they were: they are made of the log.
         tree.forget()
         if self._may_write:
             tree.grow(size)
-            found = attempt(tree.subtree)
+            found = attempt(tree.subtrees())
         else:
             found = attempt(subtrees_of_log(self._reader))
         if found is None:

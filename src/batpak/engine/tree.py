@@ -54,8 +54,10 @@ class Tree:
         # guarded by _lock
         self.size = 0
         """Leaves that the tiles are known to hold, in this process."""
-        self._cache: dict[Tile, bytes] = {}
         self._folders: set[str] = set()
+        self._caching = threading.Lock()
+        # guarded by _caching, but for single look-ups
+        self._cache: dict[Tile, bytes] = {}
 
     def trust(self, size: int, root: bytes) -> bool:
         """Whether the tiles are there, whole, and have this root; then they serve from now on.
@@ -76,14 +78,21 @@ class Tree:
                 self.size = size
             return is_right
 
-    def subtree(self, level: int, index: int) -> bytes:
-        """The hash of a complete subtree below `size`. Raises ProofInvalid for a bad tile."""
-        return subtrees_in(self._read, self.size)(level, index)
+    def subtrees(self) -> Subtree:
+        """The complete subtrees below `size` as it is now; ProofInvalid is for a bad tile.
+
+        A tree that grows meanwhile may take a partial tile away, which then is a bad one.
+        """
+        return subtrees_in(self._read, self.size)
 
     def forget(self) -> None:
         """Believe no tile any more: the next `grow` makes all of them again."""
         with self._lock:
             self.size = 0
+            self._clear()
+
+    def _clear(self) -> None:
+        with self._caching:
             self._cache.clear()
 
     def grow(self, size: int) -> bytes:
@@ -93,20 +102,22 @@ class Tree:
         """
         with self._lock:
             if size > self.size:
-                old, self.size = self.size, 0
                 try:
-                    self._grow(old, size)
-                except OSError as error:
-                    raise refusal(
-                        error, "can't write the log's tiles", self._layout.tlog
-                    ) from error
+                    self._grow(self.size, size)
+                except BaseException as error:
+                    # Which tiles are there now is not known.
+                    self.size = 0
+                    if isinstance(error, OSError):
+                        path = self._layout.tlog
+                        raise refusal(error, "can't write the log's tiles", path) from error
+                    raise
                 self.size = size
-            return tree_root(self.subtree, size)
+            return tree_root(self.subtrees(), size)
 
     # --- writing -------------------------------------------------------------
 
     def _grow(self, old: int, size: int) -> None:
-        self._cache.clear()
+        self._clear()
         start = old - old % TILE_WIDTH
         pending: list[bytes] = []
         place = start // TILE_WIDTH
@@ -194,9 +205,10 @@ class Tree:
                 data = self._files.pread(fd, _TILE_BYTES + 1, 0)
         except OSError:
             return b""
-        while len(self._cache) >= _CACHED:
-            self._cache.pop(next(iter(self._cache)), None)
-        self._cache[tile] = data
+        with self._caching:
+            while len(self._cache) >= _CACHED:
+                del self._cache[next(iter(self._cache))]
+            self._cache[tile] = data
         return data
 
     def _is_whole(self, size: int) -> bool:
