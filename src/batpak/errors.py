@@ -44,7 +44,9 @@ __all__ = [
     "JournalLocked",
     "JournalPoisoned",
     "JournalRewound",
+    "KeyFileRefused",
     "KeyInvalid",
+    "KeyNotInForce",
     "KindCollision",
     "KindError",
     "KindMismatch",
@@ -52,6 +54,7 @@ __all__ = [
     "NoSpace",
     "NotAJournal",
     "NotASnapshot",
+    "NotCheckpointed",
     "NotErasable",
     "OutcomeFailed",
     "OutcomeUnavailable",
@@ -284,6 +287,14 @@ class KeyInvalid(InvalidInput):
     code = "key"
 
 
+class KeyFileRefused(InvalidInput):
+    """A key, or the file that holds it, is not one to sign with: `reason` says why."""
+
+    code = "key-file-refused"
+    file: str | None
+    reason: str | None
+
+
 class ExtensionError(InvalidInput):
     """A receipt extension breaks a rule; `reason` says which."""
 
@@ -384,6 +395,20 @@ class ImportSourceError(InvalidInput):
 
 
 # --- Conflict ----------------------------------------------------------------
+
+
+class KeyNotInForce(Conflict):
+    """No signing key of the store is in force for the event: introduced later, or retired."""
+
+    code = "key-not-in-force"
+    key_id: str | None
+
+
+class NotCheckpointed(Conflict):
+    """No checkpoint covers the event, or none has this size: nothing to prove it by."""
+
+    code = "not-checkpointed"
+    size: int | None
 
 
 class EntityClockOverflow(Conflict):

@@ -23,18 +23,23 @@ if TYPE_CHECKING:
         Stats,
         VerifyReport,
     )
+    from batpak.engine.checkpoints import StoredCheckpoint
     from batpak.engine.doctor import Examination
     from batpak.engine.forking import ForkReport
+    from batpak.engine.keys import KeySpan
     from batpak.engine.repair import Diagnosis
     from batpak.engine.restoring import RestoreReport
     from batpak.engine.snapshot import SnapshotReport
+    from batpak.proof.bundle import Verdict
     from batpak_cli.importers.report import ImportReport
 
 __all__ = [
+    "ANSWERS",
     "EVENT_FIELDS",
     "MARKS",
     "SHAPES",
     "as_json",
+    "checkpoint",
     "compacted",
     "diagnosis",
     "erased",
@@ -43,7 +48,9 @@ __all__ = [
     "examined",
     "finding",
     "imported",
+    "judged",
     "kept",
+    "key_span",
     "line",
     "stats",
     "verified",
@@ -80,6 +87,9 @@ EVENT_FIELDS = {
     "prev_hash": "hash of the entity's event before, hex; zeros for its first",
     "event_hash": "the event's hash, hex",
 }
+
+ANSWERS = {True: "held", False: "failed", None: "not shown"}
+"""What a check of a bundle came to, in words."""
 
 FINDING_FIELDS = {
     "code": "what is wrong, kebab-case, stable",
@@ -120,8 +130,48 @@ SHAPES = {
         "segments": "files checked",
         "bytes": "bytes of log checked",
         "seconds": "how long it took",
-        "root": "Merkle root over the event hashes, hex, or null",
+        "root": "Merkle root over the event hashes, hex; null for `chain`, and with events missing",
         "findings": "a list of findings",
+    },
+    "verdict": {
+        "ok": "whether no check failed",
+        "checks": "a list of `name`, `answer` (`held`, `failed`, `not shown`), `detail`, "
+        "`sequence` or null; docs/proofs.md says what each one means",
+    },
+    "key": {
+        "file": "where the private key is",
+        "public_key": "32 bytes, hex: verifies receipts",
+        "key_id": "its BLAKE3, hex: what receipts call it",
+        "log_key": "verifies this name's checkpoints; null without a name",
+        "witness_key": "verifies this name's cosignatures; null without a name",
+    },
+    "key-span": {
+        "key_id": "hex",
+        "public_key": "hex",
+        "since": "the event that introduced it: it counts from there on",
+        "until": "the event that retired it, from which on it does not; null: in force",
+    },
+    "checkpoint": {
+        "origin": "the journal's name",
+        "size": "how many events it covers, from the first",
+        "root": "Merkle root over their hashes, hex",
+        "note": "the signed note",
+        "is_new": "false when nothing but checkpoints was new",
+    },
+    "witness-request": {
+        "old_size": "what the witness has seen",
+        "old_root": "the root that it must have seen then, hex",
+        "size": "events that the checkpoint covers",
+        "root": "its root, hex",
+        "hashes": "the consistency proof, hex",
+        "note": "the signed checkpoint",
+    },
+    "cosigned": {
+        "origin": "the log's name",
+        "size": "events that the checkpoint covers",
+        "time": "seconds since 1970 in the cosignature",
+        "line": "the cosignature's line",
+        "note": "the note with that line added",
     },
     "stats": {
         "path": "the journal's directory",
@@ -333,6 +383,43 @@ def verified(report: VerifyReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 6),
         "root": None if report.root is None else report.root.hex(),
         "findings": [finding(found) for found in report.findings],
+    }
+
+
+def judged(verdict: Verdict) -> dict[str, Any]:
+    """The shape "verdict"."""
+    return {
+        "ok": verdict.ok,
+        "checks": [
+            {
+                "name": check.name,
+                "answer": ANSWERS[check.held],
+                "detail": check.detail,
+                "sequence": check.sequence,
+            }
+            for check in verdict.checks
+        ],
+    }
+
+
+def key_span(span: KeySpan) -> dict[str, Any]:
+    """The shape "key-span"."""
+    return {
+        "key_id": span.key_id.hex(),
+        "public_key": span.public_key.hex(),
+        "since": span.since,
+        "until": span.until,
+    }
+
+
+def checkpoint(made: StoredCheckpoint) -> dict[str, Any]:
+    """The shape "checkpoint"."""
+    return {
+        "origin": made.origin,
+        "size": made.size,
+        "root": made.root.hex(),
+        "note": made.note,
+        "is_new": made.is_new,
     }
 
 

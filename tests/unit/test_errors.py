@@ -62,7 +62,9 @@ JournalCorrupt          journal-corrupt         Damaged        no   3
 JournalLocked           journal-locked          Unavailable    yes  4
 JournalPoisoned         journal-poisoned        Damaged        no   3
 JournalRewound          journal-rewound         Damaged        no   3
+KeyFileRefused          key-file-refused        InvalidInput   no   5
 KeyInvalid              key                     InvalidInput   no   5
+KeyNotInForce           key-not-in-force        Conflict       no   5
 KindCollision           kind-collision          InvalidInput   no   5
 KindError               kind                    InvalidInput   no   5
 KindMismatch            kind-mismatch           Conflict       no   5
@@ -71,6 +73,7 @@ NoSpace                 no-space                Unavailable    yes  5
 NotAJournal             not-a-journal           InvalidInput   no   5
 NotErasable             not-erasable            InvalidInput   no   5
 NotASnapshot            not-a-snapshot          InvalidInput   no   5
+NotCheckpointed         not-checkpointed        Conflict       no   5
 OutcomeFailed           outcome-failed          Conflict       no   5
 OutcomeUnavailable      outcome-unavailable     Unavailable    yes  5
 PayloadDamaged          payload-damaged         Damaged        no   3

@@ -550,6 +550,7 @@ def _settle_directories(files: Files, layout: Layout, created_parents: list[str]
                 if name.endswith(TEMPORARY_SUFFIX):
                     files.unlink(os.path.join(directory, name))
         _clear_index(files, layout)
+        _settle_checkpoints(files, layout)
         files.sync_directory(layout.segments)
         files.sync_directory(layout.root)
         if not segment_bases(files, layout):
@@ -580,6 +581,16 @@ def settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
         if above == os.path.dirname(above):
             return
         above = os.path.dirname(above)
+
+
+def _settle_checkpoints(files: Files, layout: Layout) -> None:
+    """Make checkpoints durable that a killed predecessor renamed and did not sync."""
+    if "checkpoints" not in files.listdir(layout.root):
+        return
+    for name in files.listdir(layout.checkpoints):
+        if name.endswith(TEMPORARY_SUFFIX):
+            files.unlink(os.path.join(layout.checkpoints, name))
+    files.sync_directory(layout.checkpoints)
 
 
 def _clear_index(files: Files, layout: Layout) -> None:

@@ -23,11 +23,14 @@ __all__ = [
     "MAX_RUNS",
     "MAX_SEGMENTS",
     "RESERVED_ENTITY_PREFIX",
+    "checkpoint_event",
     "close_event",
     "compaction_event",
     "erased_by",
     "erasure_event",
     "history_event",
+    "key_added_event",
+    "key_retired_event",
     "open_event",
     "repaired_event",
 ]
@@ -58,6 +61,24 @@ def open_event(*, epoch: int, resumed_at: int, cut_bytes: int) -> Prepared:
 def close_event(*, epoch: int, events: int) -> Prepared:
     """0x0009: the writer closed it cleanly after `events` events of its epoch."""
     return _system_event(kinds.SYSTEM_CLOSE_COMPLETED, {"epoch": epoch, "events": events})
+
+
+def checkpoint_event(*, size: int, root: bytes, note: bytes) -> Prepared:
+    """0x0013: a checkpoint over the first `size` events; its own leaf lies outside that tree."""
+    return _system_event(kinds.SYSTEM_LOG_CHECKPOINT, {"size": size, "root": root, "note": note})
+
+
+def key_added_event(*, key_id: bytes, public_key: bytes) -> Prepared:
+    """0x0015: from this event on, signatures by this Ed25519 key count."""
+    return _system_event(
+        kinds.SYSTEM_KEY_ADDED,
+        {"key_id": key_id, "algorithm": "ed25519", "public_key": public_key},
+    )
+
+
+def key_retired_event(*, key_id: bytes, reason: str) -> Prepared:
+    """0x0016: from this event on, signatures by this key count no more."""
+    return _system_event(kinds.SYSTEM_KEY_RETIRED, {"key_id": key_id, "reason": reason})
 
 
 def history_event(
