@@ -24,8 +24,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 from batpak import canonical, payloads
 from batpak.config import Durability, StoreConfig, Watermark
 from batpak.coordinate import Coordinate, Region
-from batpak.engine.appending import Appender, OnReplay, check_timeout, check_wait
-from batpak.engine.conditions import guard_of
+from batpak.engine.appending import (
+    Appender,
+    OnReplay,
+    check_on_replay,
+    check_timeout,
+    check_wait,
+)
+from batpak.engine.conditions import Guard, guard_of
 from batpak.engine.following import Follower
 from batpak.engine.keeping import save_keys
 from batpak.engine.opening import Opened, open_for_writing
@@ -59,7 +65,7 @@ from batpak.index.query import ALL, Query
 from batpak.items import Expect, Id, Item, Key, Unless
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
-from batpak.journal.writer import Guard, Prepared, Writer
+from batpak.journal.writer import Known, Prepared, Writer
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt
 
@@ -528,12 +534,19 @@ class Store(_Reading):
         self._flushes = self._appender.flushes
         self._keys_ready = False
         self._queue: SubmitQueue | None = None
+        self._queues: list[SubmitQueue] = []
+        """The queue, once there is one, for whoever outlives the store."""
         self._starting = threading.Lock()
-        self._fences: weakref.WeakSet[Fence] = weakref.WeakSet()
+        # guarded by _starting
+        self._ending = False
+        self._fences: set[Fence] = set()
+        """Those that have not ended, also those that nobody holds: their tickets wait."""
         self._fence_here = threading.local()
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
-        self._finalizer = weakref.finalize(self, _dropped, opened.writer, self._layout.root)
+        self._finalizer = weakref.finalize(
+            self, _dropped, opened.writer, self._layout.root, self._queues
+        )
         self._finalizer.atexit = False
 
     @overload
@@ -612,25 +625,24 @@ class Store(_Reading):
         written. Raises Indeterminate when the event is written and could not be made
         durable (in time): the error carries the receipt.
         """
+        event = self._prepare(
+            coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
+            key, expect, 0, False, None if gates is None else self._marks_of(gates),
+        )  # fmt: skip
         if gates is not None:
-            event = self._prepare(
-                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
-                key, expect, 0, False, self._marks_of(gates),
-            )  # fmt: skip
             self._ask_gates(gates, event, extensions)
-        else:
-            event = self._prepare(
-                coordinate, payload, kind, correlation, causation, lane, depth, flags, extensions,
-                key, expect,
-            )  # fmt: skip
-        if self._queue is not None:
-            self._queue.drain_mine()
         if (
-            durable or self._waits or key is not None or unless is not None or wait is not None
-            or timeout is not None
+            durable or self._waits or unless is not None or wait is not None
+            or timeout is not None or on_replay != "raise"
+            or (key is not None and not self._keys_ready)
         ):  # fmt: skip
             return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
-        done = self._commit_one(event)
+        if self._queue is not None:
+            self._drain_mine()
+        try:
+            done = self._commit_one(event)
+        except Known as known:
+            return self._appender.replay((event,), known.sequences, on_replay, False, None)[0]
         is_durable = False
         if self._sealed or self._flushes:
             is_durable = self._appender.after_write((event,), (done,))
@@ -659,8 +671,6 @@ class Store(_Reading):
             item.coordinate, item.payload, item.kind, item.correlation, item.causation, item.lane,
             item.depth, item.flags, item.extensions, item.key, expect, 0, True,
         )  # fmt: skip
-        if self._queue is not None:
-            self._queue.drain_mine()
         return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
 
     def append_many(
@@ -686,17 +696,25 @@ class Store(_Reading):
         and refused. A bad item is named by its index and nothing is written. Raises as
         `append`, and BatchTooLarge.
         """
-        if gates is None:
-            events = self._preparer.many(items, correlation, causation)
-        else:
-            batch = list(items)
-            marks = self._marks_of(gates)
-            events = self._preparer.many(batch, correlation, causation, marks, marks_all=True)
-            for item, event in zip(batch, events, strict=True):
-                self._ask_gates(gates, event, item.extensions, is_one_of=len(batch))
-        if self._queue is not None:
-            self._queue.drain_mine()
+        events = self._judged(items, correlation, causation, gates)
         return self._append(events, expect, unless, durable, on_replay, wait, timeout)
+
+    def _judged(
+        self,
+        items: Iterable[Item],
+        correlation: Id | None,
+        causation: Id | None,
+        gates: Gates | None,
+    ) -> list[Prepared]:
+        """The events of one commit, each of which the gates have let through."""
+        if gates is None:
+            return self._preparer.many(items, correlation, causation)
+        batch = list(items)
+        marks = self._marks_of(gates)
+        events = self._preparer.many(batch, correlation, causation, marks, marks_all=True)
+        for item, event in zip(batch, events, strict=True):
+            self._ask_gates(gates, event, item.extensions, is_one_of=len(batch))
+        return events
 
     def append_imported(
         self, source: str, position: object, items: Iterable[Item], *, durable: bool = False
@@ -710,7 +728,17 @@ class Store(_Reading):
             "origin.source": _source_bytes(source),
             "origin.position": canonical.encode(position),
         }
-        return self._appender.commit(self._preparer.many(items, marks=marks), durable=durable)
+        events = self._preparer.many(items, marks=marks)
+        self._drain_mine()
+        return self._appender.commit(events, durable=durable)
+
+    def _drain_mine(self) -> None:
+        """A direct append comes after what its thread has submitted. Raises as `check`."""
+        if self._queue is not None:
+            if self._writer.is_over:
+                # In a forked child nobody would ever empty the queue.
+                self._writer.check()
+            self._queue.drain_mine()
 
     def deny(
         self,
@@ -747,8 +775,7 @@ class Store(_Reading):
         event = self._preparer.denial(
             coordinate, DENIAL_VERSION, data, correlation, causation, extensions
         )
-        if self._queue is not None:
-            self._queue.drain_mine()
+        self._drain_mine()
         return self._appender.commit((event,), durable=durable)[0]
 
     @staticmethod
@@ -810,10 +837,8 @@ class Store(_Reading):
             durable = True
         if timeout is not None:
             check_timeout(timeout)
-        if on_replay not in ("raise", "return"):
-            raise InvalidInput(
-                'on_replay is "raise" or "return"', field="on_replay", value=on_replay
-            )
+        check_on_replay(on_replay)
+        self._drain_mine()
         if events[0].key is not None and not self._keys_ready:
             # Once, and not under the append lock: a look-up by key finds its table there.
             with self._reader.index.keys_lock:
@@ -823,6 +848,8 @@ class Store(_Reading):
         if expect is not None or unless is not None:
             self._writer.check()
             guard = self._guard(events, expect, unless)
+            if guard is not None and guard.refusal is not None and events[0].key is None:
+                raise guard.refusal
         return self._appender.commit(
             events, durable=durable, guard=guard, on_replay=on_replay, timeout=timeout
         )
@@ -833,7 +860,12 @@ class Store(_Reading):
         expect: Mapping[str, int | Expect] | None,
         unless: Unless | None,
     ) -> Guard | None:
-        """The commit's guard; none where its keys are known, so that a retry succeeds."""
+        """The commit's guard; none where its keys are known, so that a retry succeeds.
+
+        A retry may overlap its first attempt, which can be written between this look for
+        the keys and the guard's at the conditions: so what the guard refuses is only
+        final under the append lock, where the keys are looked up first.
+        """
         written = self._writer.log.sequence
         if all(
             e.key is not None and self._reader.find_id(e.key, written) is not None for e in events
@@ -857,6 +889,19 @@ class Store(_Reading):
         Raises FenceOpen inside another fence of this thread, StoreClosed.
         """
         self._writer.check()
+        check_on_replay(on_replay)
+        self._check_no_fence()
+        fence = Fence(
+            self._preparer,
+            self._config.batch_max_events,
+            lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
+            self._fence_entered,
+            self._fences.discard,
+        )
+        self._fences.add(fence)
+        return fence
+
+    def _check_no_fence(self) -> None:
         here: weakref.ref[Fence] | None = getattr(self._fence_here, "fence", None)
         if here is not None and here() in self._fences:
             raise FenceOpen(
@@ -864,16 +909,10 @@ class Store(_Reading):
                 field="fence",
                 advice="append to that one, or end it first",
             )
-        fence = Fence(
-            self._preparer,
-            self._config.batch_max_events,
-            lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
-            self._fences.discard,
-        )
-        self._fences.add(fence)
-        # Weak: what is open must not keep a dropped store alive.
+
+    def _fence_entered(self, fence: Fence) -> None:
+        self._check_no_fence()
         self._fence_here.fence = weakref.ref(fence)
-        return fence
 
     def outbox(
         self,
@@ -888,6 +927,7 @@ class Store(_Reading):
         Raises StoreClosed.
         """
         self._writer.check()
+        check_on_replay(on_replay)
         return Outbox(
             self._preparer,
             self._config.batch_max_events,
@@ -922,11 +962,12 @@ class Store(_Reading):
         unless: Unless | None = None,
         correlation: Id | None = None,
         causation: Id | None = None,
+        gates: Gates | None = None,
         durable: bool = False,
         on_replay: OnReplay = "raise",
     ) -> Future[tuple[AppendReceipt, ...]]:
         """Queue one commit of several events, as `append_many` would write it."""
-        events = self._preparer.many(items, correlation, causation)
+        events = self._judged(items, correlation, causation, gates)
         guard = self._guard(events, expect, unless)
         return self._submit(events, guard, durable, on_replay, is_single=False)
 
@@ -936,13 +977,16 @@ class Store(_Reading):
         unless = options.pop("unless", None)
         expect = options.pop("expect", None)
         durable, on_replay = options.pop("durable", False), options.pop("on_replay", "raise")
-        if options:
+        gates = options.pop("gates", None)
+        if options or gates is not None:
             item = Item(coordinate, payload, **options)
             event = self._prepare(
                 item.coordinate, item.payload, item.kind, item.correlation, item.causation,
                 item.lane, item.depth, item.flags, item.extensions, item.key, expect, 0,
-                item.is_raw,
+                item.is_raw, None if gates is None else self._marks_of(gates),
             )  # fmt: skip
+            if gates is not None:
+                self._ask_gates(gates, event, item.extensions)
         else:
             event = self._prepare(
                 coordinate, payload, None, None, None, 0, 0, 0, None, None, expect
@@ -960,23 +1004,27 @@ class Store(_Reading):
         is_single: bool,
         soft: bool = False,
     ) -> Future[Any]:
-        queue = self._queue
-        if queue is None:
-            with self._starting:
-                queue = self._queue
-                if queue is None:
-                    self._writer.check()
-                    config = self._config
-                    queue = SubmitQueue(
-                        self._appender.work, config.submit_capacity, config.submit_threshold
-                    )
-                    self._queue = queue
+        check_on_replay(on_replay)
         if self._writer.is_over:
+            # Before any lock of ours, which in a forked child nobody may ever free.
             self._writer.check()
+        queue = self._queue or self._start_queue()
         submission = Submission(
             events, guard, is_single=is_single, durable=durable, on_replay=on_replay
         )
         return queue.put(submission, soft=soft)
+
+    def _start_queue(self) -> SubmitQueue:
+        with self._starting:
+            if self._ending:
+                raise StoreClosed("the store is closed", advice="open the journal anew")
+            if self._queue is None:
+                config = self._config
+                self._queue = SubmitQueue(
+                    self._appender.work, config.submit_capacity, config.submit_threshold
+                )
+                self._queues.append(self._queue)
+            return self._queue
 
     def pressure(self) -> Pressure:
         """How much is waiting to be written or synced now."""
@@ -1079,6 +1127,9 @@ class Store(_Reading):
         try:
             for fence in list(self._fences):
                 fence.close()
+            with self._starting:
+                # From here on nobody starts a queue, whose thread would stay behind.
+                self._ending = True
             if self._queue is not None:
                 self._queue.stop(timeout)
             if self._sealed:
@@ -1139,11 +1190,14 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_parent)
 
 
-def _dropped(writer: Writer, path: str) -> None:
+def _dropped(writer: Writer, path: str, queues: list[SubmitQueue]) -> None:
     """A store was garbage-collected without close: free the lock and say so."""
     # First the lock: where warnings are errors, nothing after the warning runs.
     writer.abandon()
-    writer.release()
+    if queues:
+        queues[0].abandon(writer.release)
+    else:
+        writer.release()
     # ResourceWarning is off by default; a log is where a program in production would look.
     logger.warning(
         "the store at %r was dropped without close(); its lock is freed now", path,

@@ -74,6 +74,20 @@ def test_one_denied_item_keeps_the_whole_batch_out(store: Store) -> None:
     assert len(store) == before + 2
 
 
+@pytest.mark.parametrize("way", ["submit", "try_submit", "submit_many"])
+def test_gates_are_asked_before_something_is_queued(store: Store, way: str) -> None:
+    def submit(value: int) -> None:
+        if way == "submit_many":
+            store.submit_many([Item(ALICE, value, kind=NOTE)], gates=[small]).result()
+        else:
+            getattr(store, way)(ALICE, value, kind=NOTE, gates=[small]).result()
+
+    with pytest.raises(GateDenied):
+        submit(10)
+    submit(9)
+    assert [event.value for event in store.entity("player:alice")] == [9]
+
+
 def test_a_gate_that_raises_denies_and_is_the_cause(store: Store) -> None:
     @gate("broken", "always breaks")
     def broken(context: GateContext) -> Denial | None:

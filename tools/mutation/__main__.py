@@ -1,7 +1,8 @@
 """Test the tests: a seeded sample of mutants, and how many of them any test notices.
 
 Usage: python -m tools.mutation [--seed N] [--sample N] [--only MODULE] [--id ID …]
-                                [--workers N] [--least PERCENT] [--reuse]
+                                [--tests PATH …] [--cases N] [--workers N] [--least PERCENT]
+                                [--reuse]
 
 Prints the seed, a line for each mutant that no test noticed, with its difference, and
 what became of the rest. Survivors whose id stands in docs/mutation.md are explained there;
@@ -26,7 +27,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from tools.mutation.operators import Mutant, mutants_of
-from tools.mutation.targets import MODULES
+from tools.mutation.targets import MODULES, TESTS
 from tools.mutation.trial import ROOT, Covering, Outcome, Verdict, Workshop, record
 
 BUILD: Final = ROOT / "build" / "mutation"
@@ -132,6 +133,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--cases", type=int, default=6, help="of a costly test's table, at most (6); 0: all"
     )
+    parser.add_argument("--tests", nargs="+", default=TESTS, help="files or folders of tests")
     parser.add_argument(
         "--reuse", action="store_true", help="take which test runs which line from the last run"
     )
@@ -154,7 +156,9 @@ def main(arguments: list[str]) -> int:
         found = json.loads(known.read_text(encoding="utf-8"))
     else:
         print("recording which test runs which line …", flush=True)
-        found = record(BUILD / "record")
+        found = record(BUILD / "record", options.tests)
+        for test in found["failed"]:
+            print(f"left out, since it fails without any mutant: {test}")
     covering = Covering(found, options.cases)
     verdicts = judge_all(chosen, covering, options.workers)
     table, score = summary(verdicts, explained(PAGE.read_text(encoding="utf-8")))

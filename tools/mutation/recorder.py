@@ -42,13 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Record:
-    """Writes {test: {seconds, lines: {file: [line …]}}} at the end."""
+    """Writes seconds by test, tests by file and line, and the tests that failed, at the end."""
 
     def __init__(self, path: str) -> None:
         import coverage
 
         self.path = path
         self.seconds: dict[str, float] = {}
+        self.failed: list[str] = []
         self.coverage = coverage.Coverage(
             data_file=None, source_pkgs=["batpak"], config_file=False, concurrency=["thread"]
         )
@@ -63,6 +64,10 @@ class _Record:
         self.coverage.switch_context("")
         return answer
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+
     def pytest_sessionfinish(self) -> None:
         self.coverage.stop()
         data = self.coverage.get_data()
@@ -70,7 +75,7 @@ class _Record:
             file: data.contexts_by_lineno(file) for file in data.measured_files()
         }
         with open(self.path, "w", encoding="utf-8") as file:
-            json.dump({"seconds": self.seconds, "lines": lines}, file)
+            json.dump({"seconds": self.seconds, "lines": lines, "failed": self.failed}, file)
 
 
 class _Result:

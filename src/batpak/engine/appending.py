@@ -27,7 +27,7 @@ from batpak.journal.group import Request
 from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
 from batpak.receipt import AppendReceipt
 
-__all__ = ["Appender", "OnReplay", "check_timeout", "check_wait"]
+__all__ = ["Appender", "OnReplay", "check_on_replay", "check_timeout", "check_wait"]
 
 OnReplay = Literal["raise", "return"]
 
@@ -75,14 +75,14 @@ class Appender:
         try:
             committed = self._writer.commit(events, guard)
         except Known as known:
-            return self._replay(events, known.sequences, on_replay, waits, timeout)
+            return self.replay(events, known.sequences, on_replay, waits, timeout)
         if not waits:
             return self.receipts(events, committed, self.after_write(events, committed))
         if self._sealed:
             self._after_seal()
         bound = committed[-1][0] + 1
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-        self._wait(events, committed, bound, left)
+        self._wait(lambda: self.receipts(events, committed, False), bound, left)
         return self.receipts(events, committed, is_durable=True)
 
     def _commit_durably(
@@ -91,7 +91,7 @@ class Appender:
         request = self._writer.commit_durably(events, guard)
         if request.error is not None:
             if isinstance(request.error, Known):
-                return self._replay(events, request.error.sequences, on_replay, True, None)
+                return self.replay(events, request.error.sequences, on_replay, True, None)
             self._raise(request)
         if self._sealed:
             self._after_seal()
@@ -105,30 +105,29 @@ class Appender:
             self._after_seal()
         failure: BatpakError | None = None
         bound = max((request.bound for request in requests), default=0)
-        if bound and (self.waits or any(one.durable for one in submissions)):
-            try:
+        waits = self.waits or any(one.durable for one in submissions)
+        try:
+            if bound and waits:
                 self._writer.wait_durable(bound)
-            except BatpakError as error:
-                failure = error
-        elif bound and self.flushes:
-            try:
+            elif bound and self.flushes:
                 self._writer.flush_in_time(bound)
-            except BatpakError as error:
-                failure = error
+        except BatpakError as error:
+            failure = error
         for one, request in zip(submissions, requests, strict=True):
-            if request.error is None:
+            # Who did not ask for the sync that failed has what was promised.
+            if request.error is None and (not waits or self.waits or one.durable):
                 request.error = failure
             try:
                 receipts = self._outcome(request, one)
             except Exception as error:  # noqa: BLE001  # raised again by the future
-                one.future.set_exception(error)
+                one.fail(error)
             else:
-                one.future.set_result(receipts[0] if one.is_single else receipts)
+                one.succeed(receipts[0] if one.is_single else receipts)
 
     def _outcome(self, request: Request, one: Submission) -> tuple[AppendReceipt, ...]:
         waits = self.waits or one.durable
         if isinstance(request.error, Known):
-            return self._replay(one.events, request.error.sequences, one.on_replay, waits, None)
+            return self.replay(one.events, request.error.sequences, one.on_replay, waits, None)
         if request.error is not None:
             self._raise(request)
         is_durable = self._writer.durable.sequence >= request.bound
@@ -143,15 +142,12 @@ class Appender:
         try:
             return self._writer.flush_in_time(committed[-1][0] + 1)
         except BatpakError as error:
-            raise self._indeterminate(events, committed, error) from error
+            raise _indeterminate(self.receipts(events, committed, False), error) from error
 
     def _wait(
-        self,
-        events: Sequence[Prepared],
-        committed: Sequence[Committed],
-        bound: int,
-        timeout: float | None,
+        self, written: Callable[[], tuple[AppendReceipt, ...]], bound: int, timeout: float | None
     ) -> None:
+        """Until all below `bound` is durable; Indeterminate has the receipts of `written`."""
         try:
             if not self._writer.wait_durable(bound, timeout):
                 raise WaitTimeout(
@@ -161,9 +157,9 @@ class Appender:
                     waited=timeout,
                 )
         except BatpakError as error:
-            raise self._indeterminate(events, committed, error) from error
+            raise _indeterminate(written(), error) from error
 
-    def _replay(
+    def replay(
         self,
         events: Sequence[Prepared],
         sequences: Sequence[int],
@@ -178,8 +174,11 @@ class Appender:
                 self._check_same(event, found, index)
         bound = max(sequences) + 1
         if waits:
-            originals = [_committed_of(found) for found in stored]
-            self._wait(events, originals, bound, timeout)
+            # What is told of a wait in vain is the stored events, not this attempt's.
+            self._wait(
+                lambda: tuple([self.receipt_of(found, is_durable=False) for found in stored]),
+                bound, timeout,
+            )  # fmt: skip
         is_durable = self._writer.durable.sequence >= bound
         return tuple([self.receipt_of(found, is_durable=is_durable) for found in stored])
 
@@ -219,18 +218,8 @@ class Appender:
         assert error is not None, "asked only then"
         if not request.is_written:
             raise error
-        raise self._indeterminate(request.events, request.committed, error) from error
-
-    def _indeterminate(
-        self, events: Sequence[Prepared], committed: Sequence[Committed], error: Exception
-    ) -> Indeterminate:
-        what = error.what if isinstance(error, BatpakError) else repr(error)
-        return Indeterminate(
-            f"written, but not known to be durable: {what}",
-            receipts=self.receipts(events, committed, is_durable=False),
-            cause=error,
-            advice="open the journal anew and look for the event before writing it again",
-        )
+        receipts = self.receipts(request.events, request.committed, False)
+        raise _indeterminate(receipts, error) from error
 
     def receipts(
         self, events: Sequence[Prepared], committed: Sequence[Committed], is_durable: bool
@@ -248,9 +237,25 @@ class Appender:
         )  # fmt: skip
 
 
+def _indeterminate(receipts: tuple[AppendReceipt, ...], error: Exception) -> Indeterminate:
+    what = error.what if isinstance(error, BatpakError) else repr(error)
+    return Indeterminate(
+        f"written, but not known to be durable: {what}",
+        receipts=receipts,
+        cause=error,
+        advice="open the journal anew and look for the event before writing it again",
+    )
+
+
 def _committed_of(found: Event) -> Committed:
     row = found.row
     return row.sequence, row.event_id, row.hlc, row.clock, found.event_hash, row.prev_hash
+
+
+def check_on_replay(on_replay: object) -> None:
+    """Raises InvalidInput unless this is an OnReplay."""
+    if on_replay not in ("raise", "return"):
+        raise InvalidInput('on_replay is "raise" or "return"', field="on_replay", value=on_replay)
 
 
 def check_wait(wait: Watermark | None) -> bool:

@@ -37,9 +37,11 @@ class Guard:
         self._ruled_out = (
             [] if unless is None else [(region, Query.of(region)) for region in unless.regions]
         )
+        self.refusal: ConditionFailed | None = None
+        """What the first look found; the second raises it, unless keys are known by then."""
 
     def look(self) -> None:
-        """Through all that is written now. Raises ConditionFailed, InvalidInput."""
+        """Through all that is written now. Raises InvalidInput; a refusal is kept."""
         written = self._writer.log.sequence
         if self._low > written:
             raise InvalidInput(
@@ -48,7 +50,10 @@ class Guard:
                 value=self._low - 1,
                 advice="pass the sequence of the last event that the decision has seen",
             )
-        self._search(written)
+        try:
+            self._search(written)
+        except ConditionFailed as error:
+            self.refusal = error
 
     def __call__(self, written: int) -> None:
         """Under the append lock, with all that is written. Raises Conflict."""
@@ -56,6 +61,8 @@ class Guard:
             actual = self._writer.head(entity)[0]
             if actual != clock:
                 raise unexpected(name, actual, clock)
+        if self.refusal is not None:
+            raise self.refusal
         if self._low < written:
             self._search(written)
 
@@ -73,7 +80,7 @@ def guard_of(
     expect: Mapping[str, int | Expect] | None,
     unless: Unless | None,
 ) -> Guard | None:
-    """The guard of a commit, after its first look. Raises Conflict, InvalidInput."""
+    """The guard of a commit, after its first look. Raises InvalidInput."""
     if expect is None and unless is None:
         return None
     if unless is not None and not isinstance(unless, Unless):

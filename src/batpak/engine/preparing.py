@@ -232,15 +232,15 @@ class Preparer:
 
 def expected_clock(expect: int | Expect) -> int:
     """The clock that the entity's next event has to get. Raises InvalidInput."""
+    if type(expect) is int and 0 <= expect <= _U32_MAX:
+        return expect + 1
     if expect is Expect.EMPTY:
         return 0
-    if isinstance(expect, bool) or not isinstance(expect, int) or not 0 <= expect <= _U32_MAX:
-        raise InvalidInput(
-            "expect= is the clock of the entity's last event, or Expect.EMPTY",
-            field="expect",
-            value=expect,
-        )
-    return expect + 1
+    raise InvalidInput(
+        "expect= is the clock of the entity's last event, or Expect.EMPTY",
+        field="expect",
+        value=expect,
+    )
 
 
 def check_unique_keys(events: list[Prepared]) -> None:

@@ -106,10 +106,12 @@ class Fence:
         stage: Preparer,
         most: int,
         commit: Callable[[Sequence[Prepared]], tuple[AppendReceipt, ...]],
+        on_enter: Callable[[Fence], None],
         on_end: Callable[[Fence], None],
     ) -> None:
         self._stage = _Stage(stage, most)
         self._commit = commit
+        self._on_enter = on_enter
         self._on_end = on_end
         self._tickets: list[Ticket] = []
         self._ended: str | None = None
@@ -130,8 +132,17 @@ class Fence:
         return self._add(Item.raw(coordinate, kind, data, **options))
 
     def append_many(self, items: Iterable[Item]) -> list[Ticket]:
-        """Stage items one by one. Raises as `append`; those before a bad one are staged."""
-        return [self._add(item) for item in items]
+        """Stage items one by one. Raises as `append`, naming the item by its index in
+        `items`; those before it are staged.
+        """
+        tickets: list[Ticket] = []
+        for index, item in enumerate(items):
+            try:
+                tickets.append(self._add(item))
+            except InvalidInput as error:
+                error.index = error.facts["index"] = index
+                raise
+        return tickets
 
     def _add(self, item: Item) -> Ticket:
         if not isinstance(item, Item):
@@ -176,6 +187,7 @@ class Fence:
 
     def __enter__(self) -> Self:
         self._check()
+        self._on_enter(self)
         return self
 
     def __exit__(

@@ -7,6 +7,7 @@ Knows submissions and their futures, not what an event is.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from typing import Any
 from batpak.errors import Backpressure, Cancelled, StoreClosed
 
 __all__ = ["Pressure", "Submission", "SubmitQueue"]
+
+logger = logging.getLogger("batpak.store")
 
 _MOST_AT_ONCE = 512
 
@@ -36,6 +39,34 @@ class Submission:
         self.durable = durable
         self.on_replay = on_replay
         self.future: Future[Any] = Future()
+
+    def begin(self) -> bool:
+        """Whether it is still to be committed: its caller has not cancelled the future."""
+        try:
+            return self.future.set_running_or_notify_cancel()
+        except RuntimeError:
+            # Somebody settled what is ours to settle; nobody waits for us any more.
+            return False
+
+    def succeed(self, receipts: Any) -> None:
+        """The future gives this."""
+        self._settle(self.future.set_result, receipts)
+
+    def fail(self, error: BaseException) -> None:
+        """The future raises this."""
+        self._settle(self.future.set_exception, error)
+
+    @staticmethod
+    def _settle(tell: Callable[[Any], None], outcome: Any) -> None:
+        try:
+            tell(outcome)
+        except BaseException as error:  # noqa: BLE001  # of a callback, in the queue's thread
+            # An Exception is the future's to log. What else a callback raises, such as
+            # SystemExit, must not end the thread that others wait for.
+            logger.error(
+                "a callback of a submitted append raised: %r", error,
+                extra={"code": "callback-raised", "error": repr(error)},
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +109,15 @@ class SubmitQueue:
         # guarded by _changed
         self._waiting: deque[Submission] = deque()
         self._queued = 0
-        self._working: Sequence[Submission] = ()
+        self._accepted = 0
+        """Submissions ever taken into the queue; its value then is a submission's number."""
+        self._settled = 0
+        """The number up to which all are settled. A future tells less: its caller may
+        cancel it, and those before it are still to be written."""
+        self._is_working = False
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._at_end: Callable[[], None] | None = None
         self._seconds_each = 0.001
         self._mine = threading.local()
 
@@ -112,31 +149,36 @@ class SubmitQueue:
                 self._changed.wait()
             if self._stopped:
                 raise StoreClosed("the store is closed", advice="open the journal anew")
+            if self._thread is None:
+                # Where no thread can be had, this raises and nothing is queued.
+                thread = threading.Thread(target=self._run, name="batpak-submit", daemon=True)
+                thread.start()
+                self._thread = thread
             self._waiting.append(submission)
             self._queued += size
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="batpak-submit", daemon=True)
-                self._thread.start()
-            elif len(self._waiting) == 1:
+            self._accepted += 1
+            self._mine.last = self._accepted
+            if len(self._waiting) == 1:
                 self._changed.notify_all()
-        self._mine.last = submission.future
         return submission.future
 
     def drain_mine(self) -> None:
         """Wait for what this thread has submitted; its outcome is the futures' business."""
-        last: Future[Any] | None = getattr(self._mine, "last", None)
-        if last is not None and threading.current_thread() is not self._thread:
-            if not last.done():
-                _wait_for(last, None)
-            self._mine.last = None
+        last: int = getattr(self._mine, "last", 0)
+        if last > self._settled:
+            self._wait_until(last, None)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until all that is queued now is settled; False when the time is over."""
-        with self._changed:
-            pending = [*self._working, *self._waiting]
-        if not pending or threading.current_thread() is self._thread:
+        return self._wait_until(self._accepted, timeout)
+
+    def _wait_until(self, number: int, timeout: float | None) -> bool:
+        if threading.current_thread() is self._thread:
             return True
-        return _wait_for(pending[-1].future, timeout)
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
+        with self._changed:
+            return self._changed.wait_for(lambda: self._settled >= number, timeout)
 
     def stop(self, timeout: float | None = None) -> None:
         """Take no more, let the queue run empty for so long, cancel the rest, end the thread."""
@@ -144,49 +186,83 @@ class SubmitQueue:
             self._stopped = True
             self._changed.notify_all()
             thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        if thread is None:
             return
         self.drain(timeout)
         with self._changed:
-            left = list(self._waiting)
-            self._waiting.clear()
-            self._queued = 0
-            self._changed.notify_all()
-        for submission in left:
-            if submission.future.set_running_or_notify_cancel():
-                submission.future.set_exception(
-                    Cancelled(
-                        "the store was closed before this was written",
-                        advice="append it again; nothing of it was written",
-                    )
-                )
-        thread.join()
+            left = self._take_all()
+        _cancel(left)
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def abandon(self, release: Callable[[], None]) -> None:
+        """The store is gone: cancel what waits; `release` once no commit is under way.
+
+        For a finalizer, which runs in any thread and may wait for none.
+        """
+        with self._changed:
+            self._stopped = True
+            left = self._take_all()
+            is_working = self._is_working
+            if is_working:
+                self._at_end = release
+        _cancel(left)
+        if not is_working:
+            release()
+
+    def _take_all(self) -> list[Submission]:
+        left = list(self._waiting)
+        self._waiting.clear()
+        self._queued = 0
+        self._changed.notify_all()
+        return left
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._stopped:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
-                taken = [
-                    self._waiting.popleft() for _ in range(min(_MOST_AT_ONCE, len(self._waiting)))
-                ]
-                self._working = taken
-                self._queued -= sum(len(one.events) for one in taken)
+        while self._turn():
+            pass
+        if self._at_end is not None:
+            self._at_end()
+
+    def _turn(self) -> bool:
+        """Wait for submissions and commit them; False when there will be no more."""
+        with self._changed:
+            while not self._waiting and not self._stopped:
+                self._changed.wait()
+            if not self._waiting:
+                # Those that were cancelled at the end count as settled only now, since
+                # numbers are settled in their order.
+                self._settled = self._accepted
                 self._changed.notify_all()
-            began = time.monotonic()
-            ours = [one for one in taken if one.future.set_running_or_notify_cancel()]
+                return False
+            taken = [self._waiting.popleft() for _ in range(min(_MOST_AT_ONCE, len(self._waiting)))]
+            self._is_working = True
+            self._queued -= sum(len(one.events) for one in taken)
+            self._changed.notify_all()
+        began = time.monotonic()
+        ours = [one for one in taken if one.begin()]
+        try:
             self._work(ours)
-            count = sum(len(one.events) for one in ours)
-            if count:
-                self._seconds_each = (time.monotonic() - began) / count
-            with self._changed:
-                self._working = ()
+        except BaseException as error:  # noqa: BLE001  # raised again by the futures
+            # Such as no memory. Nobody may be left waiting for an answer.
+            for one in ours:
+                if not one.future.done():
+                    one.fail(error)
+        count = sum(len(one.events) for one in ours)
+        if count:
+            self._seconds_each = (time.monotonic() - began) / count
+        with self._changed:
+            self._settled += len(taken)
+            self._is_working = False
+            self._changed.notify_all()
+        return True
 
 
-def _wait_for(future: Future[Any], timeout: float | None) -> bool:
-    """Until a future is settled, whatever its outcome; False when the time is over."""
-    settled = threading.Event()
-    future.add_done_callback(lambda _: settled.set())
-    return settled.wait(timeout)
+def _cancel(submissions: Sequence[Submission]) -> None:
+    for submission in submissions:
+        if submission.begin():
+            submission.fail(
+                Cancelled(
+                    "the store was closed before this was written",
+                    advice="append it again; nothing of it was written",
+                )
+            )

@@ -108,7 +108,7 @@ class GroupCommit:
         if deadline is None:
             return gate.acquire()
         left = deadline - time.monotonic()
-        return left > 0 and gate.acquire(timeout=left)
+        return left > 0 and gate.acquire(timeout=min(left, threading.TIMEOUT_MAX))
 
     def _lead(self, request: Request) -> None:
         """Gather, write, sync, wake: one round for all who are here."""

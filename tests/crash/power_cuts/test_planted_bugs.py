@@ -13,6 +13,7 @@ import pytest
 
 from batpak.engine import opening
 from batpak.journal import recovery, writer
+from batpak.journal.group import Request
 from batpak.journal.writer import Durable, Writer
 from tests.crash.power_cuts.campaign import Tally, run_until
 from tests.crash.power_cuts.memory_files import MemoryFiles
@@ -83,10 +84,13 @@ def rename_before_sync(patch: pytest.MonkeyPatch) -> None:
 def acknowledged_before_sync(patch: pytest.MonkeyPatch) -> None:
     """An append waits for the sync of the one before it only."""
 
-    def settle(self: Writer, bound: int, *, durable: bool) -> bool:
-        return self.wait_durable(bound - 1)
+    def commit_durably(self: Writer, events: Any, guard: Any = None) -> Request:
+        request = Request(events, guard=guard)
+        self.wait_durable(self.log.sequence)
+        self.commit_together([request])
+        return request
 
-    patch.setattr(Writer, "settle", settle)
+    patch.setattr(Writer, "commit_durably", commit_durably)
 
 
 def hint_before_sync(patch: pytest.MonkeyPatch) -> None:
@@ -187,7 +191,6 @@ PLANTED: list[tuple[Plant, str, str]] = [
     (acknowledged_before_sync, "singles", GONE),
     (hint_before_sync, "singles", REFUSED),
     (bound_after_sync, "sync-meets-append", f"{GONE}|{REFUSED}"),
-    (bound_after_sync, "threads", f"{GONE}|{REFUSED}"),
     (bodies_unchecked, "batches", "PayloadDamaged"),
     (no_readoption, "failed-sync", f"{GONE}|{REFUSED}"),
     (quarantine_not_synced, "quarantine", "has to be kept"),

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from batpak.journal.writer import Writer
+from batpak.journal.writer import Durable, Writer
 from tests.crash.power_cuts.campaign import Tally, run
 from tests.crash.power_cuts.workloads import WORKLOADS
 from tools import crash
@@ -39,7 +39,10 @@ def test_the_same_seed_judges_the_same_states(workload: str) -> None:
 def test_a_broken_promise_is_told_with_the_way_back_to_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Writer, "settle", lambda *_, **__: True)
+    def sync_once(self: Writer, **_: bool) -> None:
+        self._durable = Durable(self._log.sequence, self._log.hlc)
+
+    monkeypatch.setattr(Writer, "_sync_once", sync_once)
     done = crash.judge_recording("singles", 1, 0)
     assert done.failure is not None
     assert "are gone" in done.failure

@@ -465,9 +465,17 @@ def sync_meets_append(draw: random.Random) -> Machine:
 
 
 def threads(draw: random.Random) -> Machine:
-    """A second thread appends while the first one's sync is under way; both wait for theirs."""
+    """A second thread comes while the first one's sync is under way, and leads the next group."""
     machine = begin(draw)
     machine.open()
+
+    def look(change: Change) -> bool:
+        if change.name == "sync" and change.path.endswith(".seg"):
+            # What a reader sees between a write and its sync must be there for ever, too.
+            machine.note()
+        return False
+
+    machine.files.stop_before = look
     with ThreadPoolExecutor(1) as other:
         for _ in range(3):
             started: list[Future[None]] = []
@@ -476,10 +484,9 @@ def threads(draw: random.Random) -> Machine:
                 if not path.endswith(".seg"):
                     return
                 machine.files.after_sync = None
-                written = machine.store.frontier().written
                 started.append(other.submit(machine.commit, "game", padding=900))
-                # Until the other has written: it then waits for the sync that follows this one.
-                while machine.store.frontier().written == written and not started[0].done():
+                # Until the other waits for the lead, which it gets after this sync.
+                while not machine.store.pressure().waiting and not started[0].done():
                     wait(started, timeout=0.0005)
 
             machine.files.after_sync = meanwhile
