@@ -77,6 +77,7 @@ PayloadErased           payload-erased          Conflict       no   5
 PayloadTooLarge         payload-too-large       InvalidInput   no   5
 PayloadUnreadable       payload-unreadable      Conflict       no   5
 PlatformUnsupported     platform-unsupported    InvalidInput   no   5
+ProofInvalid            proof-invalid           InvalidInput   no   5
 ReservedKind            reserved-kind           InvalidInput   no   5
 ReservedName            reserved-name           InvalidInput   no   5
 StorageFailed           storage-failed          Unavailable    yes  5
