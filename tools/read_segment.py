@@ -94,6 +94,11 @@ EXTENSION_KEY = re.compile(rb"[\x00-\x2d\x2f-\x7f]+\.[\x00-\x2d\x2f-\x7f]+")
 SYSTEM_PAYLOADS: dict[int, tuple[tuple[str, type], ...]] = {
     0x0008: (("epoch", int), ("resumed_at", int), ("cut_bytes", int)),
     0x0009: (("epoch", int), ("events", int)),
+    0x0012: (("sequences", list), ("reason", str)),
+    0x0013: (("size", int), ("root", bytes), ("note", bytes)),
+    0x0014: (("segments", list), ("payloads", int), ("bytes", int)),
+    0x0015: (("key_id", bytes), ("algorithm", str), ("public_key", bytes)),
+    0x0016: (("key_id", bytes), ("reason", str)),
     0x0018: (("action", str), ("from_journal", bytes), ("at", int), ("until", int)),
 }
 OPEN = 0x0008
@@ -123,6 +128,27 @@ def salted_crc(salt: bytes, *parts: bytes | memoryview) -> int:
     return value
 
 
+def runs_of(steps: list[int]) -> list[tuple[int, int]]:
+    """Runs [first, end) from gaps and lengths."""
+    runs: list[tuple[int, int]] = []
+    end = 0
+    for gap, length in zip(steps[::2], steps[1::2], strict=True):
+        first = end + gap
+        end = first + length
+        runs.append((first, end))
+    return runs
+
+
+def check_runs(steps: list[Any], sequence: int) -> None:
+    """Raise MalformedError unless an erasure event at `sequence` may name these runs."""
+    if len(steps) % 2 or not 2 <= len(steps) <= 32_768:
+        raise MalformedError(f"{len(steps)} numbers are no gaps and lengths")
+    if any(type(step) is not int or step < 0 for step in steps):
+        raise MalformedError("a gap or length is no unsigned number")
+    if not all(steps[1:]) or runs_of(steps)[-1][1] > sequence:
+        raise MalformedError("a run is empty, touches another, or reaches to the event itself")
+
+
 def id_text(raw: bytes) -> str:
     return str(uuid.UUID(bytes=raw))
 
@@ -139,7 +165,7 @@ def is_version_7(raw: bytes) -> bool:
 
 # -- canonical MessagePack, the part that the page uses -------------------------------------
 
-Value = int | str | bytes | dict[Any, Any]
+Value = int | str | bytes | list[Any] | dict[Any, Any]
 
 
 class Unpacker:
@@ -170,6 +196,8 @@ class Unpacker:
             return lead
         if lead < 0x90:
             return self.map(lead - 0x80, depth)
+        if lead < 0xA0:
+            return self.array(lead - 0x90, depth)
         if 0xA0 <= lead < 0xC0:
             return self.text(lead - 0xA0)
         match lead:
@@ -193,6 +221,10 @@ class Unpacker:
                 return self.text(self.number(2, 0xFF))
             case 0xDB:
                 return self.text(self.number(4, 0xFFFF))
+            case 0xDC:
+                return self.array(self.number(2, 15), depth)
+            case 0xDD:
+                return self.array(self.number(4, 0xFFFF), depth)
             case 0xDE:
                 return self.map(self.number(2, 15), depth)
             case 0xDF:
@@ -206,12 +238,17 @@ class Unpacker:
         except UnicodeDecodeError as error:
             raise MalformedError("text is not UTF-8") from error
 
+    def array(self, count: int, depth: int) -> list[Any]:
+        if count > len(self.data):
+            raise MalformedError(f"a MessagePack array of {count} items in {len(self.data)} bytes")
+        return [self.value(depth + 1) for _ in range(count)]
+
     def map(self, size: int, depth: int) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
         for _ in range(size):
             key = self.value(depth + 1)
-            if isinstance(key, dict):
-                raise MalformedError("a map stands as the key of a map")
+            if isinstance(key, (dict, list)):
+                raise MalformedError("a map or an array stands as the key of a map")
             if key in result:
                 raise MalformedError(f"key {key!r} stands twice in a map")
             result[key] = self.value(depth + 1)
@@ -788,7 +825,7 @@ class Reader:
         # After lost records an entity may go on from an event that was not seen.
         self.lost = False
         self.absent: list[tuple[str, Row, str]] = []
-        self.erasures = 0
+        self.erased: list[tuple[int, int]] = []
         self.sidecars: dict[int, Sidecar] = {}
         self.witnesses: list[tuple[str, int]] = []
 
@@ -805,10 +842,11 @@ class Reader:
         if self.last_hash is not None:
             self.report.last_event_hash = self.last_hash.hex()
         for file, row, state in self.absent:
-            # The payload of an erasure event is reserved, so none can be matched by its content.
-            say = self.note if self.erasures else self.finding
+            named = any(first <= row.sequence < end for first, end in self.erased)
+            named = named and not row.entity.startswith(b"batpak:")
             text = f"the envelope was {state}"
-            say(file, row.at, row.sequence, text if self.erasures else f"{text}, no event says so")
+            say = self.note if named else self.finding
+            say(file, row.at, row.sequence, text if named else f"{text}, no event says so")
         return self.report
 
     def read_all(self) -> None:
@@ -1049,8 +1087,8 @@ class Reader:
                 system = self.system_event(record, row, payload)
             except MalformedError as error:
                 reasons.append(f"system event: {error}")
-        if row.kind == ERASURE and row.entity == LIFECYCLE[0]:
-            self.erasures += 1
+        if row.kind == ERASURE and system:
+            self.erased += runs_of(system["sequences"])
         begins = self.in_epoch == 0 and not self.lost
         if begins and (row.kind, row.entity) != (OPEN, LIFECYCLE[0]):
             reasons.append(f"epoch {record.epoch} does not begin with an open event")
@@ -1102,6 +1140,8 @@ class Reader:
             raise MalformedError(f"resumed_at is {found['resumed_at']}")
         if row.kind == 0x0009 and not self.lost and found["events"] != self.in_epoch:
             raise MalformedError(f"events is {found['events']} where {self.in_epoch} were written")
+        if row.kind == ERASURE:
+            check_runs(found["sequences"], row.sequence)
         if row.kind == 0x0018:
             if found["action"] not in ("repaired", "restored", "forked"):
                 raise MalformedError(f"action is {found['action']!r}")

@@ -190,6 +190,23 @@ def closes(run: Run) -> None:
     store.close()
 
 
+def erases(run: Run) -> None:
+    """An erasure by itself."""
+    run.open()
+    run.begin()
+    assert run.store is not None
+    run.ledger.erase(run.store, "player:0")
+
+
+def compacts(run: Run) -> None:
+    """An erasure that is not durable yet, then the rewriting of what it names."""
+    store = run.open(durability=Durability.OS)
+    run.ledger.erase(store, "player:0", "player:2")
+    run.begin()
+    report = store.compact()
+    assert report.outcome == "performed" or run.files.fired
+
+
 def reads(run: Run) -> None:
     """Every way to read an event, and the full verification."""
     store = run.open()
@@ -216,6 +233,8 @@ SCENARIOS: dict[str, tuple[Callable[[str, Ledger], None], Callable[[Run], None]]
     "sync": (closed, syncs),
     "close": (closed, closes),
     "close with a sidecar": (many, closes),
+    "erase": (closed, erases),
+    "compact": (closed, compacts),
     "read": (closed, reads),
 }
 

@@ -100,6 +100,12 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def own(history: Path, tmp_path: Path) -> Path:
+    """A copy of `history` that a test may change."""
+    return Path(shutil.copytree(history, tmp_path / "own"))
+
+
+@pytest.fixture
 def journal(tmp_path: Path) -> Path:
     """A new journal with its open and close events."""
     path = tmp_path / "journal"
@@ -504,6 +510,101 @@ def test_repair_explains_and_accepts_a_loss_on_a_copy(history: Path, tmp_path: P
     assert batpak("verify", target, "--json").json["ok"]
     assert "refused: " in batpak("repair", source, "--into", target, code=5).err
     assert "refused: " in batpak("repair", history, "--into", tmp_path / "n", code=5).err
+
+
+def test_erase_and_compact_forget_and_say_so(own: Path) -> None:
+    before = [line["event_hash"] for line in batpak("export", own).lines]
+    users = [
+        line["sequence"]
+        for line in batpak("export", own).lines
+        if not line["entity"].startswith("batpak:")
+    ]
+    first = users[0]
+    size = len(before)
+    planned = batpak("erase", own, first, "--dry-run", "--json").json
+    assert planned.keys() == SHAPES["erase"].keys()
+    assert (planned["events"], planned["receipts"], planned["dry_run"]) == (1, [], True)
+    refused = batpak("erase", own, first, "--reason", "request 1", "--json", code=5)
+    assert json.loads(refused.err)["error"]["facts"]["field"] == "yes"
+    assert len(batpak("export", own).lines) == size, "nothing was written"
+    done = batpak("erase", own, first, "--reason", "request 1", "--yes", "--json").json
+    assert done.keys() == SHAPES["erase"].keys()
+    assert (done["sequences"], len(done["receipts"])) == ([[first, first]], 1)
+    shown = batpak("show", own, first, "--json").json
+    assert (shown["payload_state"], shown["payload"]) == ("erased", None)
+    again = batpak("erase", own, first, "--reason", "request 1", "--yes")
+    assert again.out == "erased 0 payloads, erased before: 1\n"
+    planned = batpak("compact", own, "--dry-run", "--json").json
+    assert planned.keys() == SHAPES["compact"].keys()
+    assert (planned["outcome"], planned["payloads"]) == ("planned", 1)
+    assert "would leave out 1 payload" in batpak("compact", own, "--dry-run").out
+    batpak("compact", own, code=5)
+    done = batpak("compact", own, "--yes", "--json").json
+    assert done.keys() == SHAPES["compact"].keys()
+    assert (done["outcome"], done["payloads"], len(done["segments"])) == ("performed", 1, 1)
+    assert batpak("compact", own, "--yes").out.startswith("skipped: nothing to do")
+    events = batpak("export", own).lines
+    assert [event["event_hash"] for event in events][:size] == before
+    assert [e["sequence"] for e in events if e["payload_state"] == "erased"] == [first]
+    assert batpak("verify", own, "--json").json["ok"]
+
+
+def test_what_to_erase_is_said_in_one_way(own: Path) -> None:
+    for arguments in ((), ("1", "--entity", "player")):
+        batpak("erase", own, *arguments, "--reason", "x", "--yes", code=2)
+    batpak("erase", own, "1", "--yes", code=2)
+    batpak("erase", own, "0", "--reason", "x", "--yes", code=5)
+    batpak("erase", own, "99999", "--reason", "x", "--yes", code=5)
+    done = batpak("erase", own, "--category", "0xF", "--reason", "x", "--yes", "--json").json
+    assert done["events"] > 0
+    system = batpak("erase", own, "--category", "0", "--reason", "x", "--yes", "--json").json
+    assert (system["events"], system["system"] > 0) == (0, True)
+
+
+def test_compact_names_the_copies_that_may_remain(own: Path, tmp_path: Path) -> None:
+    os.link(segment(own), tmp_path / "copy.seg")
+    batpak("erase", own, "--entity", "player", "--reason", "x", "--yes")
+    # The old file gets a name of its own when a writer opens it: so it is a sealed one here.
+    done = batpak("compact", own, "--yes", "--json").json
+    assert done["outcome"] == "performed"
+    (own / "quarantine").mkdir()
+    (own / "quarantine" / "tail.bin").write_bytes(b"torn")
+    batpak("erase", own, "--entity", "odd", "--reason", "x", "--yes")
+    done = batpak("compact", own, "--yes")
+    assert f"may remain: {own / 'quarantine' / 'tail.bin'}" in " ".join(done.err.split("\n"))
+
+
+def test_a_snapshot_is_taken_restored_and_forked_from_the_command_line(
+    history: Path, tmp_path: Path
+) -> None:
+    copy, new, same, other = (tmp_path / name for name in ("copy", "new", "same", "other"))
+    # A live writer is in nobody's way.
+    with Store.open(history):
+        taken = program("snapshot", history, copy, "--json").json
+        assert taken.keys() == SHAPES["snapshot"].keys()
+        assert taken["events"] == 17
+        forked = program("fork", history, other, "--json", "--origin", "example.org/b").json
+        assert forked.keys() == SHAPES["fork"].keys()
+        assert (forked["events"], forked["origin"]) == (17, "example.org/b")
+    restored = program("restore", copy, new, "--json").json
+    assert restored.keys() == SHAPES["restore"].keys()
+    assert restored["journal_id"] != restored["from_journal"] == taken["journal_id"]
+    assert batpak("restore", copy, same, "--resume", "--json").json["resumed"] is True
+    for path in (copy, new, same, other):
+        assert batpak("verify", path, "--json").json["ok"]
+    assert batpak("snapshot", new, tmp_path / "next").out.startswith("snapshot ")
+    assert batpak("restore", tmp_path / "next", tmp_path / "last").out.startswith("restored ")
+    assert batpak("fork", new, tmp_path / "branch").out.startswith("fork ")
+
+    taken_place = batpak("snapshot", history, copy, "--json", code=5)
+    assert json.loads(taken_place.err)["error"]["code"] == "destination-taken"
+    assert "refused: " in batpak("restore", history, tmp_path / "n", code=5).err
+    (copy / "tail.hint").unlink()
+    failed = batpak("restore", copy, tmp_path / "n", "--json", code=3)
+    told = json.loads(failed.err)["error"]
+    assert told["code"] == "snapshot-damaged"
+    assert told["facts"]["findings"] == ["tail.hint: it is missing"]
+    assert not (tmp_path / "n").exists()
 
 
 def test_a_held_lock_is_exit_4_and_names_the_holder(journal: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from batpak import canonical
+from batpak.engine import manifest
 from batpak.errors import StorageFailed
 from batpak.ids import EventId
 from batpak.journal.header import SegmentHeader
@@ -105,12 +106,14 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "denials": (values.DenialPayload, "encode", wrongly(b"")),
     "disposable-key-table": (journals.Store, "get", raising(IndexError())),
     "disposable-sidecar": (journals.Store, "append_many", raising(IndexError())),
+    "erasure-payloads": (values, "MAX_RUNS", 0),
     "extensions": (values, "decode_extensions", wrongly({1: "a"})),
     "identity": (Identity, "accepts", wrongly(False)),
     "ids": (EventId, "__str__", wrongly("event:1")),
     "jsonl-import": (commands, "import_jsonl", raising(KeyError("line"))),
     "key-header": (KeyHeader, "encode", wrongly(b"")),
     "kinds": (values.EventKind, "__str__", wrongly("0x0")),
+    "manifest": (manifest, "may_hold", wrongly(True)),
     "opening": (journals.Store, "query", raising(IndexError())),
     "options": (commands, "parse_id", wrongly(b"short")),
     "outcomes": (values.Outcome, "to_json", wrongly("{}")),

@@ -68,7 +68,7 @@ class Guard:
 
     def _search(self, written: int) -> None:
         for region, query in self._ruled_out:
-            found = self._reader.index.first_match(query, self._low, written)
+            found = self._reader.first_match(query, self._low, written)
             if found is not None:
                 raise _ruled_out(region, found)
         self._low = max(self._low, written)

@@ -12,6 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 from batpak.config import StoreConfig
+from batpak.engine.erasing import fold_erasures
+from batpak.engine.history import Place, place_of
 from batpak.engine.keeping import load_keys
 from batpak.engine.opening import check_place, tell_opened
 from batpak.engine.reading import LogReader
@@ -23,6 +25,7 @@ from batpak.engine.survey import (
     load_sealed,
     read_hint,
     read_identity,
+    renew_part,
     survey,
     usable_sidecar,
 )
@@ -33,7 +36,7 @@ from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.layout import Layout
-from batpak.journal.reading import SegmentPool
+from batpak.journal.reading import SegmentPool, SegmentReader, SegmentReplaced
 from batpak.journal.record import (
     EAGER,
     RECORD_HEADER_SIZE,
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from batpak.index.mapped import MappedPart
 
 __all__ = ["Follower"]
+
+_ATTEMPTS = 3
+"""So often a journal is looked at anew whose segments are rewritten while it is opened."""
 
 
 class Follower:
@@ -75,9 +81,11 @@ class Follower:
         self._last_record: tuple[int, int] | None = None
         self._chain = Chain(0, 0, 0, 0)
         self.reader = LogReader(self._index, self._pool)
+        self.reader.renew_part = self._renew_part
         self.bound = 0
+        self._folded = 0
         try:
-            self.report = self._open(began)
+            self.report = self._settle(began)
         except BaseException:
             self._pool.close()
             raise
@@ -99,6 +107,31 @@ class Follower:
             advice="check the path, or create one with: batpak init PATH",
         )
 
+    def _settle(self, began: float) -> OpenReport:
+        """Open, once more where a segment was rewritten between two looks at it."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._open(began)
+            except SegmentReplaced:
+                self._index.clear()
+                self._last_hash, self.bound, self._folded = NO_HASH, 0, 0
+                self.reader.erased = None
+        raise JournalCorrupt(
+            "the journal's segments are replaced faster than they can be read",
+            file=self._layout.segments,
+            reason="salt",
+            advice="try again when the compaction is over",
+        )
+
+    def _show(self, bound: int) -> None:
+        """Show the events below `bound`, but what erasures among them name."""
+        fold_erasures(self.reader, self._folded, bound)
+        self._folded = max(self._folded, bound)
+        self.bound = max(self.bound, bound)
+
+    def _renew_part(self, base: int) -> None:
+        renew_part(self._files, self._layout, self.identity, self._pool, self._index, base)
+
     def _open(self, began: float) -> OpenReport:
         found = survey(self._files, self._layout, self.identity)
         findings: list[Finding] = []
@@ -113,11 +146,11 @@ class Follower:
                 mapped, walked = mapped + loaded.mapped, walked + loaded.records
                 rebuilt += not loaded.mapped
                 self._last_hash = loaded.last_hash
-                self.bound = loaded.next_sequence
+                self._show(loaded.next_sequence)
         except JournalCorrupt as error:
             # What precedes the damage is served; refresh() says what is wrong.
             findings.append(_finding(error))
-            self.bound = self._index.end
+            self._show(self._index.end)
             self._damage: JournalCorrupt | None = error
         else:
             self._damage = None
@@ -171,13 +204,15 @@ class Follower:
             last_hash = part.locate(sidecar.count - 1)[0]
             durable, bound = max(durable, sidecar.durable), max(bound, chain.sequence)
         chain = chain or first_chain(header)
-        growing = GrowingPart(chain.sequence)
+        growing = GrowingPart(chain.sequence, header.salt)
         parts.append(growing)
         self._index.begin(newest.base, parts)
+        # What is erased is known before it can be seen; again, if it was cut short.
+        fold_erasures(self.reader, self._folded, bound)
         # No call among these, so Ctrl-C comes before them all or after.
         self._growing_header, self._state, self._chain = header, state, chain
         self._last_record, self._last_hash, self._part = last_record, last_hash, growing
-        self._durable, self.bound = durable, bound
+        self._durable, self.bound, self._folded = durable, bound, bound
         return part is not None
 
     @property
@@ -195,6 +230,18 @@ class Follower:
     def log_end(self) -> int:
         """Offset after the last record accepted from the newest segment; 0 before any."""
         return self._chain.offset
+
+    def place(self) -> Place:
+        """Where the log stands at what is durable and was read. Raises InvalidInput, Damaged."""
+        with self._lock:
+            chain = self._chain
+            return place_of(
+                self.reader,
+                min(self.bound, self._durable),
+                written=chain.sequence,
+                written_end=chain.offset,
+                epoch=max(self.report.epoch, chain.epoch),
+            )
 
     def beyond(self) -> tuple[int, int]:
         """What a reader can't show: the greatest durable bound that records behind its position
@@ -227,13 +274,19 @@ class Follower:
         with self._lock:
             if self._damage is not None:
                 raise self._damage
-            if not self._index.slots:
-                found = survey(self._files, self._layout, self.identity)
-                if not found.segments:
-                    return self.bound
-                self._begin(found.segments[0])
-            self._check_position()
-            self._advance()
+            for _ in range(_ATTEMPTS):
+                try:
+                    if not self._index.slots:
+                        found = survey(self._files, self._layout, self.identity)
+                        if not found.segments:
+                            return self.bound
+                        self._begin(found.segments[0])
+                    self._check_position()
+                    self._advance()
+                    break
+                except SegmentReplaced:
+                    # Rewritten between two looks: look again, from the position reached.
+                    continue
             return self.bound
 
     def _check_position(self) -> None:
@@ -247,12 +300,14 @@ class Follower:
             raise self._rewound("the segment is gone") from error
         except OSError as error:
             raise refusal(error, "can't look at a segment", path) from error
-        if (status.st_dev, status.st_ino) != reader.identity():
-            self._pool.forget(base)
-            reader = self._pool.get(base)
-        header = reader.read(0, HEADER_SIZE)
-        if len(header) < HEADER_SIZE or header != self._growing_header.encode():
-            raise self._rewound("the segment was replaced")
+        # Readers that meet the new file with the old part wait until both are new.
+        with self.reader.renewing:
+            if (status.st_dev, status.st_ino) != reader.identity():
+                self._pool.forget(base)
+                reader = self._pool.get(base)
+            header = reader.read(0, HEADER_SIZE)
+            if header != self._growing_header.encode() and not self._follow_rewrite(header):
+                raise self._rewound("the segment was replaced")
         if self._last_record is not None:
             offset, head_crc = self._last_record
             data = reader.read(offset, RECORD_HEADER_SIZE)
@@ -260,6 +315,41 @@ class Follower:
                 raise self._rewound("the last record that was read is gone")
         if reader.size() < self._chain.offset:
             raise self._rewound("the segment is shorter than what was read")
+
+    def _follow_rewrite(self, data: bytes) -> bool:
+        """Go on in a segment that its writer has left behind, and that was rewritten since.
+
+        False for anything but the same segment in a later generation. The same events
+        stand there, in other places. Raises JournalCorrupt.
+        """
+        old = self._growing_header
+        try:
+            header = SegmentHeader.decode(data, self._layout.segment(old.base_sequence))
+        except Damaged:
+            return False
+        fields = ("journal_id", "base_sequence", "created_us", "prev_event_hash", "epoch")
+        if header.generation <= old.generation or any(
+            getattr(header, name) != getattr(old, name) for name in fields
+        ):
+            return False
+        base, reached = old.base_sequence, self._chain.sequence
+        reader = self._pool.get(base)
+        state, size = salt_crc(header.salt), reader.size()
+        part, chain = GrowingPart(base, header.salt), first_chain(header)
+        last_record, last_hash = None, header.prev_event_hash
+        while chain.sequence < reached:
+            record = read_record(reader.read, size, chain, state)
+            if isinstance(record, Invalid):
+                return False
+            if record.rows:
+                last_hash = apply_record(record, reader.read, part, {})
+            chain, last_record = record.chain, (record.offset, record.header.head_crc)
+        if chain.sequence != reached or last_hash != self._last_hash:
+            return False
+        self._index.replace(base, part)
+        self._growing_header, self._state = header, state
+        self._chain, self._last_record, self._part = chain, last_record, part
+        return True
 
     def _rewound(self, what: str) -> JournalRewound:
         return JournalRewound(
@@ -277,7 +367,7 @@ class Follower:
             self._durable = max(self._durable, hint.durable)
         again = True
         while True:
-            reader = self._pool.get(self._growing_header.base_sequence)
+            reader = self._growing_reader()
             size = reader.size()
             record = read_record(reader.read, size, self._chain, self._state)
             if isinstance(record, Record):
@@ -295,6 +385,11 @@ class Follower:
             # The hint was read before the file: a record below it must be complete.
             again = False
 
+    def _growing_reader(self) -> SegmentReader:
+        """The file that the position reached is of. Raises SegmentReplaced, Unavailable."""
+        header = self._growing_header
+        return self._pool.get(header.base_sequence, header.salt)
+
     def _visible(self, record: Record) -> bool:
         self._durable = max(self._durable, record.header.durable)
         if record.next_sequence <= self._durable:
@@ -302,18 +397,20 @@ class Follower:
         if not record.header.flags & EAGER:
             return False
         # Written in one call, but this reader may be faster than the writer.
-        reader = self._pool.get(self._growing_header.base_sequence)
+        reader = self._growing_reader()
         body = reader.read(record.body_offset, record.header.body_len)
         return check_body(record, body, self._state) is None
 
     def _accept(self, record: Record) -> None:
-        reader = self._pool.get(self._growing_header.base_sequence)
+        reader = self._growing_reader()
         if record.rows:
             self._last_hash = apply_record(record, reader.read, self._part, self._heads)
             self._heads.clear()
         chain, last = record.chain, (record.offset, record.header.head_crc)
+        fold_erasures(self.reader, self._folded, chain.sequence)
         # No call among these, so Ctrl-C comes before them all or after.
-        self._chain, self._last_record, self.bound = chain, last, chain.sequence
+        self._chain, self._last_record = chain, last
+        self.bound = self._folded = chain.sequence
 
     def _next_segment(self) -> bool:
         """Go on to the segment whose name the sequence gives, once it exists."""
@@ -329,7 +426,7 @@ class Follower:
         except OSError as error:
             raise refusal(error, "can't read a segment", path) from error
         header = SegmentHeader.decode(data, path)
-        reader = self._pool.get(self._growing_header.base_sequence)
+        reader = self._growing_reader()
         size, end = reader.size(), self._chain.offset
         if last_nonzero(reader.read, size, end) != end:
             # The successor appeared while we looked: these bytes are complete now.

@@ -17,15 +17,18 @@ from uuid import UUID, uuid4
 
 from batpak.clock import MAX_US
 from batpak.config import StoreConfig
+from batpak.engine.erasing import fold_erasures
 from batpak.engine.keeping import load_keys
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
 from batpak.engine.survey import (
     Found,
+    Survey,
     check_splice,
     covered_chain,
     load_sealed,
     read_identity,
+    renew_part,
     segment_bases,
     survey,
     usable_sidecar,
@@ -75,7 +78,14 @@ from batpak.journal.writer import (
     create_segment,
 )
 
-__all__ = ["Opened", "check_place", "check_strangers", "open_for_writing", "tell_opened"]
+__all__ = [
+    "Opened",
+    "check_place",
+    "check_strangers",
+    "open_for_writing",
+    "settle_ancestors",
+    "tell_opened",
+]
 
 logger = logging.getLogger("batpak.open")
 
@@ -102,7 +112,7 @@ class Opened:
         base = header.base_sequence
         if self.index.slots[-1].segment_base != base:
             self.pool.set_growing(base, may_map=True)
-            self.index.append(base, GrowingPart(base))
+            self.index.append(base, GrowingPart(base, header.salt))
         if self.written.base != base:
             # Twice at worst, where Ctrl-C comes between: then its sidecar is written twice.
             self.sealed.append((sealed, sealed.segment.header))
@@ -221,6 +231,7 @@ def _open_locked(
                 bits=bits,
                 advice='upgrade batpak, or open with mode="r"',
             )
+    _check_ours(found)
     best = max(found.witnesses, default=Witness(0, "none"))
     epoch = found.hint.epoch if found.hint is not None else 0
     begun = False
@@ -244,6 +255,7 @@ def _open_locked(
     newest = found.segments[-1]
     pool.set_growing(newest.base, may_map=True)
     reader = LogReader(index, pool)
+    reader.renew_part = lambda base: renew_part(files, layout, identity, pool, index, base)
     mapped = rebuilt = walked = 0
     last_hash, last_hlc = NO_HASH, 0
     with phases("index"):
@@ -269,7 +281,7 @@ def _open_locked(
             last_hash = index.slots[-1].part.locate(newest.sidecar.count - 1)[0]
         else:
             start = first_chain(newest.header)
-        growing = GrowingPart(start.sequence)
+        growing = GrowingPart(start.sequence, newest.header.salt)
         index.append(newest.base, growing)
         segment_reader = pool.get(newest.base)
         last_record = newest.sidecar.last_record_offset if records and newest.sidecar else 0
@@ -310,6 +322,9 @@ def _open_locked(
         epoch = max(epoch, tail.max_epoch, *(s.header.epoch for s in found.segments)) + (not begun)
         if epoch > MAX_EPOCH:
             raise InvalidInput("the journal was opened 2^32 times", field="epoch", value=epoch)
+
+    with phases("index"):
+        fold_erasures(reader, 0, index.end)
 
     with phases("repair"):
         newest_fd = _own_file(files, layout, newest, tail, pool)
@@ -378,6 +393,27 @@ def _open_locked(
     _report_clock(opened, last_hlc >> 16)
     tell_opened(layout, "rw", opened.report, end.sequence)
     return opened
+
+
+def _check_ours(found: Survey) -> None:
+    """Raises JournalCorrupt where a fork has its ancestor's segments and none of its own.
+
+    A fork begins its first segment before its first event; an ancestor's is never written to.
+    """
+    if (
+        not found.segments
+        or found.segments[-1].header.journal_id == found.identity.journal_id.bytes
+    ):
+        return
+    newest = found.segments[-1]
+    raise JournalCorrupt(
+        "this journal is a fork, and all segments of its own are gone",
+        file=newest.path,
+        offset=16,
+        reason="no-own-segment",
+        first=max(ancestor.until for ancestor in found.identity.lineage),
+        advice='restore it from a snapshot, or read what it was forked from with mode="r"',
+    )
 
 
 def _report_clock(opened: Opened, last_ms: int) -> None:
@@ -516,19 +552,20 @@ def _settle_directories(files: Files, layout: Layout, created_parents: list[str]
                 if name.endswith(TEMPORARY_SUFFIX):
                     files.unlink(os.path.join(directory, name))
         _clear_index(files, layout)
+        _settle_checkpoints(files, layout)
         files.sync_directory(layout.segments)
         files.sync_directory(layout.root)
         if not segment_bases(files, layout):
             made = {*created_parents, os.path.dirname(layout.root)}
             for parent in made:
                 files.sync_directory(parent)
-            _settle_ancestors(files, layout.root, made)
+            settle_ancestors(files, layout.root, made)
     except OSError as error:
         raise refusal(error, "can't prepare the journal's directory", layout.root) from error
     return created
 
 
-def _settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
+def settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
     """Make the names of all directories above the journal durable, but those in `settled`.
 
     A predecessor that was killed, or `mkdir -p`, may have made any of them and synced none.
@@ -546,6 +583,16 @@ def _settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
         if above == os.path.dirname(above):
             return
         above = os.path.dirname(above)
+
+
+def _settle_checkpoints(files: Files, layout: Layout) -> None:
+    """Make checkpoints durable that a killed predecessor renamed and did not sync."""
+    if "checkpoints" not in files.listdir(layout.root):
+        return
+    for name in files.listdir(layout.checkpoints):
+        if name.endswith(TEMPORARY_SUFFIX):
+            files.unlink(os.path.join(layout.checkpoints, name))
+    files.sync_directory(layout.checkpoints)
 
 
 def _clear_index(files: Files, layout: Layout) -> None:

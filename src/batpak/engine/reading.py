@@ -1,14 +1,19 @@
 """Read events below a bound: one at a time, in pages, in streams; every read is checked.
 
 The bound is the reader's: taken once, it fixes the prefix that the reader sees. Knows
-index and segments, not who may see what.
+index and segments, not who may see what; of an erased payload, nothing is read.
+
+A part of the index and the file that its offsets are of belong together by the file's
+salt. Where compaction put another file in its place, the part is made anew, once, by
+`renew_part`, and the reading goes on with the new pair.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
 
 from blake3 import blake3
 
@@ -23,8 +28,9 @@ from batpak.event import (
 )
 from batpak.index.parts import Index, Slot
 from batpak.index.query import Query
+from batpak.index.runs import Runs
 from batpak.journal.header import HEADER_SIZE
-from batpak.journal.reading import SegmentPool, SegmentReader
+from batpak.journal.reading import SegmentPool, SegmentReader, SegmentReplaced
 from batpak.journal.record import DETACHED, RECORD_HEADER_SIZE, decode_header, salt_crc
 from batpak.journal.writer import Head
 
@@ -36,6 +42,8 @@ _needed: Final[Callable[[bytes], tuple[int, int, int, int, int, int, int, bytes]
 """Of a row: sequence, extensions_len, entity_len, scope_len, row_version, codec,
 envelope_len, content_hash."""
 _CHUNK: Final = 1024
+_RESERVED: Final = b"batpak:"
+T = TypeVar("T")
 
 
 class LogReader:
@@ -44,6 +52,54 @@ class LogReader:
     def __init__(self, index: Index, pool: SegmentPool) -> None:
         self.index = index
         self.pool = pool
+        self.erased: Runs | None = None
+        """Events whose payload is refused, whatever the segments still hold; None for none."""
+        self.renew_part: Callable[[int], None] | None = None
+        """Makes the part of a segment anew whose file was replaced, and puts it in the index."""
+        self.renewing = threading.RLock()
+        """Held while a segment's file and its part are two generations."""
+
+    def renew(self, base: int) -> None:
+        """Wait for a replacement under way, then pair the segment with its part again."""
+        with self.renewing:
+            if self.renew_part is not None:
+                self.renew_part(base)
+
+    def pair(self, sequence: int) -> tuple[Slot, SegmentReader]:
+        """The part that holds a sequence and the file that its offsets are of."""
+        slot = self.index.slot_of(sequence)
+        try:
+            return slot, self.pool.get(slot.segment_base, slot.part.salt)
+        except SegmentReplaced as replaced:
+            self.renew(replaced.base)
+        slot = self.index.slot_of(sequence)
+        try:
+            return slot, self.pool.get(slot.segment_base, slot.part.salt)
+        except SegmentReplaced as again:
+            raise self._unsettled(slot) from again
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        """The index's answer, where that may look into segments."""
+        try:
+            return question()
+        except SegmentReplaced as replaced:
+            self.renew(replaced.base)
+        try:
+            return question()
+        except SegmentReplaced as again:
+            raise self._unsettled(self.index.slots_of(again.base)[0]) from again
+
+    def _unsettled(self, slot: Slot) -> JournalCorrupt:
+        return JournalCorrupt(
+            "a segment's file is not the one that its index was made from, twice in a row",
+            file=self._file(slot),
+            offset=64,
+            sequence=slot.first,
+            reason="salt",
+            first=slot.first,
+            last=slot.part.end - 1,
+            advice="open the journal again",
+        )
 
     def at(self, sequence: int, *, event_hash: bool = True) -> Event:
         """The event at `sequence`, below the caller's bound; its content hash checked.
@@ -51,9 +107,19 @@ class LogReader:
         With `event_hash`, the row's hash is recomputed too. Raises JournalCorrupt,
         PayloadDamaged.
         """
+        return self._at(sequence, event_hash, self.erased)
+
+    def stored(self, sequence: int) -> Event:
+        """As `at`, whether or not the payload was erased: for what reads erasures."""
+        return self._at(sequence, True, None)
+
+    def _at(self, sequence: int, event_hash: bool, erased: Runs | None) -> Event:
         slot = self.index.slot_of(sequence)
+        try:
+            reader = self.pool.get(slot.segment_base, slot.part.salt)
+        except SegmentReplaced:
+            slot, reader = self.pair(sequence)
         digest, row_at, metadata_at, envelope_at = slot.part.locate(sequence - slot.first)
-        reader = self.pool.get(slot.segment_base)
         row = reader.view(row_at + ROW_SIZE)[row_at : row_at + ROW_SIZE]
         if len(row) < ROW_SIZE:
             raise self._lost_row(slot, sequence, row_at)
@@ -75,6 +141,8 @@ class LogReader:
                 last=sequence,
                 advice="run: batpak verify JOURNAL",
             )
+        if erased is not None and sequence in erased and not metadata.startswith(_RESERVED):
+            return Event(row, metadata, None, PayloadState.ERASED)
         if not envelope_at:
             return Event(row, metadata, None, _absence(reader, sequence, row_at))
         envelope = view[envelope_at:end]
@@ -90,7 +158,7 @@ class LogReader:
             if event.row_bytes[8:24] == event_id:
                 return event
         for candidate in self.index.find_foreign(event_id, bound):
-            if self._has_id(candidate, event_id):
+            if self.has_id(candidate, event_id):
                 return self.at(candidate, event_hash=event_hash)
         return None
 
@@ -103,18 +171,18 @@ class LogReader:
         # Only a UUIDv7 can carry an HLC.
         if event_id[6] >> 4 == 7 and event_id[8] >> 6 == 2:
             own = index.find_own(event_id, bound)
-            if own is not None and self._has_id(own, event_id):
+            if own is not None and self.has_id(own, event_id):
                 return own
         for candidate in index.find_foreign(event_id, bound):
-            if self._has_id(candidate, event_id):
+            if self.has_id(candidate, event_id):
                 return candidate
         return None
 
-    def _has_id(self, sequence: int, event_id: bytes) -> bool:
+    def has_id(self, sequence: int, event_id: bytes) -> bool:
         """Whether the row says so: what any index gives is a candidate only."""
-        slot = self.index.slot_of(sequence)
+        slot, reader = self.pair(sequence)
         row_at = slot.part.locate(sequence - slot.first)[1]
-        return self.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id
+        return reader.read(row_at + 8, 16) == event_id
 
     def head(self, entity: bytes, bound: int) -> Head | None:
         """Where the entity's stream ends, recomputed from segment bytes. Raises JournalCorrupt."""
@@ -129,9 +197,9 @@ class LogReader:
 
     def summary(self, sequence: int) -> EventSummary:
         """The event at `sequence` without its payload, its event hash checked."""
-        slot = self.index.slot_of(sequence)
+        slot, reader = self.pair(sequence)
         digest, row_at, metadata_at, _ = slot.part.locate(sequence - slot.first)
-        read = self.pool.get(slot.segment_base).read
+        read = reader.read
         row = read(row_at, ROW_SIZE)
         if len(row) == ROW_SIZE:
             found, ext, entity, scope, *_ = _needed(row)
@@ -149,8 +217,7 @@ class LogReader:
         # Bound once: the loop below runs for each event of a journal.
         reset, update, digest = hasher.reset, hasher.update, hasher.digest
         needed, make, prefixes = _needed, Event, CONTENT_PREFIX
-        for slot, sequences, offsets in self._runs(query, low, high):
-            reader = self.pool.get(slot.segment_base)
+        for slot, reader, sequences, offsets in self._runs(query, low, high):
             view = reader.view(self._end_of_last(reader, offsets))
             for sequence, row_at, metadata_at, envelope_at in zip(sequences, *offsets, strict=True):
                 row = view[row_at : row_at + 176]
@@ -160,6 +227,11 @@ class LogReader:
                 if found != sequence:
                     raise self._lost_row(slot, sequence, row_at)
                 metadata = view[metadata_at : metadata_at + entity + scope + ext]
+                # Asked for each event: an erasure counts for readers under way as well.
+                erased = self.erased
+                if erased is not None and found in erased and not metadata.startswith(_RESERVED):
+                    yield make(row, metadata, None, PayloadState.ERASED)
+                    continue
                 if not envelope_at:
                     yield make(row, metadata, None, _absence(reader, found, row_at))
                     continue
@@ -172,8 +244,28 @@ class LogReader:
 
     def _runs(
         self, query: Query, low: int, high: int
-    ) -> Iterator[tuple[Slot, Iterable[int], tuple[list[int], list[int], list[int]]]]:
-        """Matching rows in pieces: their slot, sequences and offsets."""
+    ) -> Iterator[
+        tuple[Slot, SegmentReader, Sequence[int], tuple[list[int], list[int], list[int]]]
+    ]:
+        """Matching rows in pieces: their slot, its file, sequences and offsets."""
+        renewed = -1
+        while True:
+            try:
+                for slot, sequences, offsets in self._pieces(query, low, high):
+                    reader = self.pool.get(slot.segment_base, slot.part.salt)
+                    yield slot, reader, sequences, offsets
+                    low = sequences[-1] + 1
+                return
+            except SegmentReplaced as replaced:
+                # All before `low` was given; from there on the index has other offsets.
+                if renewed == low:
+                    raise self._unsettled(self.index.slots_of(replaced.base)[0]) from replaced
+                renewed = low
+                self.renew(replaced.base)
+
+    def _pieces(
+        self, query: Query, low: int, high: int
+    ) -> Iterator[tuple[Slot, Sequence[int], tuple[list[int], list[int], list[int]]]]:
         if query.is_all:
             for slot, first, offsets in self.index.runs(low, high, _CHUNK):
                 yield slot, range(first, first + len(offsets[0])), offsets
@@ -197,8 +289,7 @@ class LogReader:
 
     def scan_summaries(self, query: Query, low: int, high: int) -> Iterator[EventSummary]:
         """As `scan`, without reading payloads. Raises JournalCorrupt."""
-        for slot, sequences, offsets in self._runs(query, low, high):
-            reader = self.pool.get(slot.segment_base)
+        for slot, reader, sequences, offsets in self._runs(query, low, high):
             view = reader.view(self._end_of_last(reader, offsets))
             for sequence, row_at, metadata_at in zip(sequences, *offsets[:2], strict=True):
                 row = view[row_at : row_at + 176]
@@ -211,7 +302,23 @@ class LogReader:
         """How many events match in [low, high), from the index alone."""
         if query.is_all:
             return max(high - low, 0)
-        return sum(len(match.rows) for match in self.index.select(query, low, high))
+        return self._asked(
+            lambda: sum(len(match.rows) for match in self.index.select(query, low, high))
+        )
+
+    def sequences(self, query: Query, low: int, high: int) -> Iterator[int]:
+        """Sequences in [low, high) that match, ascending, from the index alone."""
+        if query.is_all:
+            yield from range(low, high)
+            return
+        for match in self._asked(lambda: list(self.index.select(query, low, high))):
+            first = match.slot.first
+            for row in match.rows.tolist():
+                yield first + row
+
+    def first_match(self, query: Query, low: int, high: int) -> int | None:
+        """The first matching sequence in [low, high)."""
+        return self._asked(lambda: self.index.first_match(query, low, high))
 
     def _file(self, slot: Slot) -> str:
         return self.pool.path(slot.segment_base)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batpak.engine.keeping import save_keys
@@ -26,7 +28,7 @@ from batpak.journal.writer import Log, Writer
 if TYPE_CHECKING:
     from batpak.index.columns import Columns
 
-__all__ = ["Sealer", "map_sidecar", "wants_sidecar", "write_sidecar"]
+__all__ = ["Sealer", "map_sidecar", "save_sidecar", "wants_sidecar", "write_sidecar"]
 
 logger = logging.getLogger("batpak.journal")
 
@@ -78,6 +80,14 @@ def write_sidecar(
         log.epoch,
         log.records,
     )
+    return save_sidecar(files, layout, sidecar, columns)
+
+
+def save_sidecar(
+    files: Files, layout: Layout, sidecar: SidecarHeader, columns: Columns
+) -> SidecarHeader | None:
+    """Put a sidecar into its file; None when it was not written, which is logged."""
+    base = sidecar.base_sequence
     data = encode_sidecar(sidecar, columns.arrays())
     try:
         replace_file(files, layout.sidecar(base), data)
@@ -134,6 +144,14 @@ class Sealer:
         self._writer = writer
         self._sealed = sealed
         self._working = threading.RLock()
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Nobody writes a sidecar inside the block; what was due before is written first."""
+        self.write_sidecars()
+        with self._working:
+            yield
+        self.write_sidecars()
 
     def write_sidecars(self) -> None:
         """Write and map what is due; a failure costs the next open time, and is logged."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from batpak.errors import JournalCorrupt, Unavailable
@@ -18,7 +19,12 @@ from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
-from batpak.journal.layout import Layout, parse_segment_name
+from batpak.journal.layout import (
+    Layout,
+    checkpoint_name,
+    parse_checkpoint_name,
+    parse_segment_name,
+)
 from batpak.journal.reading import SegmentPool
 from batpak.journal.record import (
     RECORD_HEADER_SIZE,
@@ -39,15 +45,24 @@ from batpak.journal.writer import Head, apply_record
 _READ_WHOLE = 1 << 20
 """Sidecars up to this length are read into memory, larger ones mapped."""
 
+MAX_NOTE_BYTES: Final = 64 << 10
+"""A checkpoint with its cosignatures; more is refused."""
+
 __all__ = [
+    "MAX_NOTE_BYTES",
     "Found",
     "Loaded",
     "Survey",
     "check_splice",
+    "checkpoint_sizes",
     "covered_chain",
     "load_sealed",
+    "newest_checkpoint",
+    "read_found",
     "read_hint",
     "read_identity",
+    "read_sealed",
+    "renew_part",
     "segment_bases",
     "survey",
     "usable_sidecar",
@@ -107,6 +122,32 @@ def read_hint(files: Files, layout: Layout, journal_id: UUID) -> Hint | None:
     return hint if hint is not None and hint.journal_id == journal_id.bytes else None
 
 
+def newest_checkpoint(files: Files, layout: Layout, origin: str) -> int | None:
+    """Size of the greatest stored checkpoint of this origin; None without one.
+
+    A checkpoint is made after the sync of what it covers. Its signature is not looked at
+    here, where no key need be: whoever can write a checkpoint can write a hint as well.
+    """
+    for size in reversed(checkpoint_sizes(files, layout)):
+        try:
+            note = read_small(files, layout.checkpoint(size), MAX_NOTE_BYTES)
+        except OSError:
+            # A witness only: one that can't be read is one that is not there.
+            continue
+        if note.startswith(f"{origin}\n{size}\n".encode()):
+            return size
+    return None
+
+
+def checkpoint_sizes(files: Files, layout: Layout) -> list[int]:
+    """Sizes of the stored checkpoints, by name, ascending; empty where none can be listed."""
+    try:
+        names = files.listdir(layout.checkpoints)
+    except OSError:
+        return []
+    return sorted(size for size in map(parse_checkpoint_name, names) if size is not None)
+
+
 def read_sidecar_header(files: Files, layout: Layout, base: int) -> SidecarHeader | None:
     """The header of a segment's sidecar, its own checksum right; None otherwise."""
     try:
@@ -123,6 +164,9 @@ def survey(files: Files, layout: Layout, identity: Identity) -> Survey:
     hint = read_hint(files, layout, identity.journal_id)
     if hint is not None:
         witnesses.append(Witness(hint.durable, "tail.hint"))
+    checkpoint = newest_checkpoint(files, layout, identity.origin)
+    if checkpoint is not None:
+        witnesses.append(Witness(checkpoint, f"checkpoints/{checkpoint_name(checkpoint)}"))
     bases = segment_bases(files, layout)
     for place, base in enumerate(bases):
         path = layout.segment(base)
@@ -191,7 +235,7 @@ def usable_sidecar(
         return None
     chain = Chain(sidecar.last_record_offset, 0, 0, 0)
     try:
-        reader = pool.get(found.base)
+        reader = pool.get(found.base, found.header.salt)
         if not HEADER_SIZE <= chain.offset < sidecar.covered <= reader.size():
             return None
         data = reader.read(chain.offset, RECORD_HEADER_SIZE)
@@ -221,7 +265,7 @@ def usable_sidecar(
 
     def read(offset: int, length: int) -> bytes:
         # Through the pool each time: a part must not keep its segment open.
-        return pool.get(found.base).read(offset, length)
+        return pool.get(found.base, found.header.salt).read(offset, length)
 
     return MappedPart.of(sidecar, data_of, read)
 
@@ -249,20 +293,28 @@ def load_sealed(
 ) -> Loaded:
     """Put a segment that has a successor into the index, from its sidecar or by walking.
 
-    Raises JournalCorrupt: in such a segment an invalid position is damage.
+    Raises JournalCorrupt: in such a segment an invalid position is damage. Raises
+    SegmentReplaced when it was rewritten since it was found.
     """
-    reader = pool.get(found.base)
+    part, state = read_sealed(files, layout, pool, found, next_base)
+    index.append(found.base, part)
+    return state
+
+
+def read_sealed(
+    files: Files, layout: Layout, pool: SegmentPool, found: Found, next_base: int
+) -> tuple[MappedPart | GrowingPart, Loaded]:
+    """The part of a segment that ends before `next_base`. Raises as `load_sealed`."""
+    reader = pool.get(found.base, found.header.salt)
     part = usable_sidecar(files, layout, found, pool)
     sidecar = found.sidecar
     if part is not None and sidecar is not None and sidecar.next_sequence == next_base:
-        index.append(found.base, part)
         last_hash = part.locate(sidecar.count - 1)[0]
-        return Loaded(
+        return part, Loaded(
             next_base, last_hash, sidecar.last_hlc, sidecar.max_epoch, True, 0,
             covered_chain(sidecar),
         )  # fmt: skip
-    growing = GrowingPart(found.base)
-    index.append(found.base, growing)
+    growing = GrowingPart(found.base, found.header.salt)
     state = Loaded(found.base, NO_HASH, 0, found.header.epoch, False, 0, first_chain(found.header))
     heads: dict[bytes, Head] = {}
 
@@ -288,7 +340,50 @@ def load_sealed(
             witness=f"segment {next_base}",
             advice=f"run: batpak repair {layout.root}",
         )
-    return state
+    return growing, state
+
+
+def renew_part(
+    files: Files, layout: Layout, identity: Identity, pool: SegmentPool, index: Index, base: int
+) -> None:
+    """Make the part of a segment anew whose file was rewritten, and put it into the index.
+
+    The same events stand there, in other places. Raises JournalCorrupt when they do not,
+    Damaged, StorageFailed.
+    """
+    slots = index.slots_of(base)
+    found = read_found(files, layout, identity, base)
+    if all(slot.part.salt == found.header.salt for slot in slots):
+        return
+    end = slots[-1].part.end
+    part, _ = read_sealed(files, layout, pool, found, end)
+    for slot in slots:
+        low, high = slot.first - base, slot.part.end - base
+        if part.located(low, high)[0] != slot.part.located(0, high - low)[0]:
+            raise _corrupt(
+                found.path, 64, "rewrite", "the segment was rewritten to other events", base
+            )
+    index.replace(base, part)
+    pool.forget(base)
+
+
+def read_found(files: Files, layout: Layout, identity: Identity, base: int) -> Found:
+    """One segment and its sidecar as they stand. Raises JournalCorrupt, Unavailable, …"""
+    path = layout.segment(base)
+    try:
+        with closing(files, files.open(path, os.O_RDONLY)) as fd:
+            data = files.pread(fd, HEADER_SIZE, 0)
+    except OSError as error:
+        raise refusal(error, "can't read a segment", path) from error
+    header = SegmentHeader.decode(data, path)
+    if header.base_sequence != base:
+        raise _corrupt(path, 16, "base", "the segment's name and header disagree", base)
+    if not identity.accepts(header.journal_id, base):
+        raise _corrupt(path, 16, "journal-id", "the segment belongs to another journal", base)
+    sidecar = read_sidecar_header(files, layout, base)
+    if sidecar is not None and not _belongs(sidecar, header):
+        sidecar = None
+    return Found(base, path, header, sidecar)
 
 
 def check_splice(found: Found, last_hash: bytes) -> None:

@@ -12,17 +12,28 @@ import struct
 import time
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from batpak import canonical
 from batpak.coordinate import Coordinate
+from batpak.engine.checkpoints import StoredCheckpoint, checkpoints_of
+from batpak.engine.erasing import is_erasure
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, VerifyReport
 from batpak.engine.survey import segment_bases
-from batpak.errors import BatpakError, CanonicalError, CoordinateError, JournalCorrupt, Unavailable
+from batpak.engine.system import RESERVED_ENTITY_PREFIX, erased_by
+from batpak.engine.tree import RunningRoot
+from batpak.errors import (
+    BatpakError,
+    CanonicalError,
+    CoordinateError,
+    JournalCorrupt,
+    ProofInvalid,
+    Unavailable,
+)
 from batpak.event import (
     CODEC_SALTED,
     CONTENT_PREFIX,
@@ -32,10 +43,13 @@ from batpak.event import (
     ROW,
     ROW_SIZE,
     SALT_SIZE,
+    Event,
+    EventSummary,
     is_foreign,
 )
 from batpak.files import Files
 from batpak.index.parts import Index
+from batpak.index.runs import Runs
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
@@ -55,7 +69,9 @@ from batpak.journal.record import (
     read_record,
     salt_crc,
 )
-from batpak.journal.recovery import first_chain, last_nonzero
+from batpak.journal.recovery import first_chain, last_nonzero, walk
+from batpak.kinds import SYSTEM_ERASURE
+from batpak.proof.notes import Key, Note
 from batpak.receipt import MAX_EXTENSIONS_BYTES
 
 __all__ = ["verify_journal"]
@@ -69,6 +85,8 @@ _EARLIEST = -(1 << 63)
 _NOTHING: dict[bytes, tuple[int, bytes]] = {}
 _HEADER = struct.Struct("<4sIIIIIQQIIBBH8sI")
 _PLACE = struct.Struct("<Q")
+_ERASURE = SYSTEM_ERASURE.raw
+_RESERVED = RESERVED_ENTITY_PREFIX.encode()
 
 
 @dataclass(slots=True)
@@ -92,8 +110,20 @@ class _State:
     scopes: set[bytes] = field(default_factory=set[bytes])
     foreign: dict[bytes, tuple[int, str]] = field(default_factory=dict[bytes, tuple[int, str]])
     """Ids that do not carry their HLC, their event and its file; the others differ by it."""
+    salt: bytes = b""
+    """Of the segment that is being checked."""
+    erased: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Runs that the erasure events name which were met so far."""
+    absent: dict[str, tuple[array[int], array[int]]] = field(
+        default_factory=dict[str, "tuple[array[int], array[int]]"]
+    )
+    """By file: sequences of users' events without a payload, and where their rows stand."""
     after_gap: bool = False
     """After a gap an entity's first event can't be checked against its predecessor."""
+    tree: RunningRoot | None = None
+    """None when no root is asked for, or the events have a gap."""
+    checkpoints: list[StoredCheckpoint] = field(default_factory=list[StoredCheckpoint])
+    """Those that the tree has not reached yet, the smallest last."""
 
 
 def verify_journal(
@@ -104,8 +134,11 @@ def verify_journal(
     bound: int,
     level: str,
     progress: Callable[[int, int], None] | None,
+    keys: Iterable[Key] = (),
 ) -> VerifyReport:
-    """Check all events below `bound`. "full" checks payload sections and content hashes too."""
+    """Check all events below `bound`. "full" checks payload sections and content hashes too,
+    and the Merkle root against every stored checkpoint, which one of `keys`, if any, signed.
+    """
     began = time.perf_counter()
     report = VerifyReport(level)
     bases = [base for base in segment_bases(files, layout) if base < bound or base == 0]
@@ -116,20 +149,101 @@ def verify_journal(
         except OSError:
             continue
     state = _State(bound, level == "full", report, reader.index, total, progress)
+    if state.full:
+        state.tree = RunningRoot()
+        state.checkpoints = _stored_checkpoints(files, layout, identity, tuple(keys), state)
     for place, base in enumerate(bases):
         successor = bases[place + 1] if place + 1 < len(bases) else None
-        _check_segment(files, layout, identity, base, successor, state)
+        _check_segment(files, layout, identity, base, successor, state, reader)
     _check_foreign_against_own(state, reader)
+    _check_absent(files, layout, state, bases[-1] if bases else 0)
     if state.sequence < bound and not report.findings:
         _add(
             state, "missing-events", layout.segments, None, state.sequence,
             f"events {state.sequence} to {bound - 1} are missing", bound, state.sequence,
         )  # fmt: skip
+    if state.tree is not None:
+        report.root = state.tree.root
+        _compare_beyond(layout, state)
     if progress is not None:
         progress(total, total)
     report.segments = len(bases)
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _stored_checkpoints(
+    files: Files, layout: Layout, identity: Identity, keys: tuple[Key, ...], state: _State
+) -> list[StoredCheckpoint]:
+    """All that are there, the smallest last; what is wrong with a note itself is reported."""
+
+    def damaged(size: int, problem: str) -> None:
+        _report_checkpoint(
+            layout, state, size, "checkpoint-note", f"is no checkpoint of this journal: {problem}"
+        )
+
+    found = checkpoints_of(files, layout, identity.origin, damaged=damaged)
+    for one in found if keys else ():
+        try:
+            signed = Note.parse(one.note).verified(keys)
+        except ProofInvalid:
+            signed = {}
+        if not signed:
+            _report_checkpoint(
+                layout, state, one.size, "checkpoint-signature", "is not signed by any key given"
+            )
+    return found[::-1]
+
+
+def _report_checkpoint(
+    layout: Layout,
+    state: _State,
+    size: int,
+    code: str,
+    problem: str,
+    expected: object = None,
+    found: object = None,
+) -> None:
+    message = (
+        f"the checkpoint over {size} events {problem}; compare it with what witnesses and "
+        "readers kept of it: they show which of the two was changed"
+    )
+    path = layout.checkpoint(size)
+    state.report.findings.append(Finding(code, path, None, None, message, expected, found))
+
+
+def _grow_tree(state: _State, layout: Layout, hashes: list[bytes]) -> None:
+    """Add event hashes to the tree, and look at its root wherever a checkpoint was signed."""
+    tree = state.tree
+    if tree is None:
+        return
+    waiting, at = state.checkpoints, 0
+    while waiting and waiting[-1].size <= tree.size + len(hashes) - at:
+        stop = at + waiting[-1].size - tree.size
+        tree.add(b"".join(hashes[at:stop]))
+        at = stop
+        _compare_root(layout, state, waiting.pop(), tree.root)
+    tree.add(b"".join(hashes[at:]))
+
+
+def _compare_root(layout: Layout, state: _State, stored: StoredCheckpoint, root: bytes) -> None:
+    if stored.root != root:
+        _report_checkpoint(
+            layout, state, stored.size, "checkpoint-root",
+            "was signed over other events than stand in the journal now",
+            stored.root.hex(), root.hex(),
+        )  # fmt: skip
+
+
+def _compare_beyond(layout: Layout, state: _State) -> None:
+    """Report the checkpoints over more events than there are."""
+    for stored in reversed(state.checkpoints):
+        if stored.size > state.sequence:
+            _report_checkpoint(
+                layout, state, stored.size, "checkpoint-size",
+                "was signed over more events than stand in the journal now",
+                stored.size, state.sequence,
+            )  # fmt: skip
 
 
 def _add(
@@ -153,6 +267,7 @@ def _check_segment(
     base: int,
     successor: int | None,
     state: _State,
+    log: LogReader,
 ) -> None:
     path = layout.segment(base)
     try:
@@ -168,6 +283,8 @@ def _check_segment(
             reason = error.reason if isinstance(error, JournalCorrupt) else error.code
             _add(state, str(reason), path, 0, base, error.what)
             return
+        state.salt = header.salt
+        _settle_index(log, base, header.salt)
         if header.base_sequence != base or not identity.accepts(header.journal_id, base):
             _add(state, "journal-id", path, 16, base, "the segment is of another journal")
         if base != state.sequence:
@@ -181,21 +298,37 @@ def _check_segment(
                 state, "splice", path, 80, base, "the segment continues another history",
                 state.last_hash.hex(), header.prev_event_hash.hex(),
             )  # fmt: skip
-        _check_records(reader, header, successor, state)
+        _check_records(layout, reader, header, successor, state)
     except Unavailable as error:
         _add(state, "unreadable", path, None, state.sequence, f"reading failed: {error}")
     finally:
         reader.close()
 
 
+def _settle_index(log: LogReader, base: int, salt: bytes) -> None:
+    """Have the index know the file that is checked, where that was rewritten meanwhile."""
+    if any(slot.part.salt != salt for slot in log.index.slots_of(base)):
+        try:
+            log.renew(base)
+        except (BatpakError, OSError):
+            # What is wrong with the segment is found below, and named.
+            return
+
+
 def _skip_to(state: _State, sequence: int) -> None:
     state.sequence = sequence
     state.heads.clear()
     state.after_gap = True
+    # What a root would have to be over is not there.
+    state.tree = None
 
 
 def _check_records(
-    reader: SegmentReader, header: SegmentHeader, successor: int | None, state: _State
+    layout: Layout,
+    reader: SegmentReader,
+    header: SegmentHeader,
+    successor: int | None,
+    state: _State,
 ) -> None:
     salt_state = salt_crc(header.salt)
     size = reader.size()
@@ -209,7 +342,7 @@ def _check_records(
     read, begun = reader.read, state.done
     end = min(state.bound, successor) if successor is not None else state.bound
     while True:
-        chain = _check_whole_records(reader, size, chain, salt_state, end, begun, state)
+        chain = _check_whole_records(layout, reader, size, chain, salt_state, end, begun, state)
         # What the fast loop leaves is damaged, unusual or behind the end: look closely.
         record = read_record(read, size, chain, salt_state)
         if isinstance(record, Invalid):
@@ -222,7 +355,7 @@ def _check_records(
             continue
         if record.rows and record.header.base_sequence >= state.bound:
             break
-        _check_record(reader, record, salt_state, state)
+        _check_record(layout, reader, record, salt_state, state)
         chain = record.chain
         state.sequence = chain.sequence
     state.done = begun + size
@@ -237,6 +370,7 @@ def _check_records(
 
 
 def _check_whole_records(
+    layout: Layout,
     reader: SegmentReader,
     size: int,
     chain: Chain,
@@ -297,7 +431,7 @@ def _check_whole_records(
             record_hlc = hlc
             record_us = timestamp_us if record_epoch == timestamp_epoch else _EARLIEST
             for (
-                row_sequence, event_id, correlation, _, time_us, row_hlc, clock, _, _, ext, _, _,
+                row_sequence, event_id, correlation, _, time_us, row_hlc, clock, _, _, ext, raw, _,
                 row_flags, entity_len, scope_len, row_version, codec, envelope_len, zero,
                 row_content, row_previous,
             ) in rows_of(window[head_at : head_at + rows_len]):  # fmt: skip
@@ -310,7 +444,7 @@ def _check_whole_records(
                 if (
                     head is None or row_sequence != sequence or row_previous != head[1]
                     or clock != head[0] or (row_hlc <= record_hlc and sequence)
-                    or time_us < record_us or row_version != 1 or zero or ext
+                    or time_us < record_us or row_version != 1 or zero or ext or raw == _ERASURE
                     or not 0 < entity_len <= 1024 or not 0 < scope_len <= 1024
                     or row_flags > _KNOWN_FLAGS or event_id == NO_ID or correlation == NO_ID
                     or (envelope_len < SALT_SIZE and codec == CODEC_SALTED)
@@ -370,6 +504,7 @@ def _check_whole_records(
         _compare_with_index(state, reader.path, chain.sequence, hashes, places)
         state.last_hash = hashes[-1]
         _remember_foreign(state, reader.path, chain.sequence, ids, hlcs)
+        _grow_tree(state, layout, hashes)
     state.hlc, state.sequence = hlc, sequence
     state.timestamp_us, state.timestamp_epoch = timestamp_us, timestamp_epoch
     state.report.events += events
@@ -421,9 +556,7 @@ def _check_foreign_against_own(state: _State, reader: LogReader) -> None:
         other = reader.index.find_own(event_id, state.bound)
         if other is None or other == sequence:
             continue
-        slot = reader.index.slot_of(other)
-        row_at = slot.part.locate(other - slot.first)[1]
-        if reader.pool.get(slot.segment_base).read(row_at + 8, 16) == event_id:
+        if reader.has_id(other, event_id):
             _report_twice(state, path, other, sequence)
 
 
@@ -434,7 +567,8 @@ def _compare_with_index(
     end = first + len(hashes)
     for slot in state.index.slots:
         low, high = max(first, slot.first), min(end, slot.part.end)
-        if low >= high:
+        # After a rewrite that the index has not seen, its offsets are another file's.
+        if low >= high or slot.part.salt != state.salt:
             continue
         mine = b"".join(hashes[low - first : high - first]), places[low - first : high - first]
         if slot.part.located(low - slot.first, high - slot.first) == (mine[0], mine[1].tobytes()):
@@ -479,7 +613,9 @@ def _report_gap(
     return None
 
 
-def _check_record(reader: SegmentReader, record: Record, salt_state: int, state: _State) -> None:
+def _check_record(
+    layout: Layout, reader: SegmentReader, record: Record, salt_state: int, state: _State
+) -> None:
     path, report = reader.path, state.report
     body, wrong = b"", None
     if state.full:
@@ -547,11 +683,18 @@ def _check_record(reader: SegmentReader, record: Record, salt_state: int, state:
                     state, "content-hash", path, event.envelope_offset, sequence,
                     f"the payload of event {sequence} is not what was written",
                 )  # fmt: skip
-        elif state.full:
+            elif row.kind == _ERASURE:
+                _take_erasure(state, path, event, envelope)
+        elif state.full and entity.startswith(_RESERVED):
             _add(
                 state, "payload-missing", path, event.row_offset, sequence,
-                f"the payload of event {sequence} is missing and no erasure names it",
+                f"the payload of event {sequence} is missing, and none of the journal's own may be",
             )  # fmt: skip
+        elif state.full:
+            sequences, places = state.absent.setdefault(path, (array("Q"), array("Q")))
+            sequences.append(sequence)
+            places.append(event.row_offset)
+        _grow_tree(state, layout, [digest])
         _compare_index(index, event.row_offset, digest, sequence, path, state)
     if wrong is not None:
         _add(
@@ -560,6 +703,84 @@ def _check_record(reader: SegmentReader, record: Record, salt_state: int, state:
         )  # fmt: skip
     report.events += len(record.rows)
     report.records += 1
+
+
+def _take_erasure(state: _State, path: str, event: StoredEvent, payload: bytes) -> None:
+    """Remember what an erasure event names, or say that it names nothing."""
+    summary = EventSummary(event.row_bytes, event.metadata)
+    if not is_erasure(summary):
+        return
+    sequence = summary.sequence
+    try:
+        state.erased.extend(erased_by(payload, sequence))
+    except CanonicalError as error:
+        _add(
+            state, "erasure", path, event.envelope_offset, sequence,
+            f"the erasure event {sequence} erases nothing: {error.what}",
+        )  # fmt: skip
+
+
+def _check_absent(files: Files, layout: Layout, state: _State, last_base: int) -> None:
+    """Report each payload that is missing though no erasure event names it."""
+    if not state.absent:
+        return
+    erased = Runs(state.erased)
+    if any(n not in erased for sequences, _ in state.absent.values() for n in sequences):
+        # A compaction that is newer than the bound goes by an erasure that is, too.
+        state.erased.extend(_later_erasures(files, layout, last_base, state.bound))
+        erased = Runs(state.erased)
+    for path, (sequences, places) in state.absent.items():
+        for sequence, place in zip(sequences, places, strict=True):
+            if sequence not in erased:
+                _add(
+                    state, "payload-missing", path, place, sequence,
+                    f"the payload of event {sequence} is missing and no erasure names it",
+                )  # fmt: skip
+
+
+def _later_erasures(
+    files: Files, layout: Layout, base: int, bound: int
+) -> Iterator[tuple[int, int]]:
+    """What whole erasure events at or past `bound` name, from the segment `base` on."""
+    found: list[Record] = []
+
+    def keep(record: Record) -> None:
+        if record.next_sequence > bound and any(row.kind == _ERASURE for row in record.rows):
+            found.append(record)
+
+    for each in segment_bases(files, layout):
+        if each < base:
+            continue
+        found.clear()
+        try:
+            reader = SegmentReader(files, layout.segment(each), may_map=False)
+        except OSError:
+            return
+        try:
+            header = SegmentHeader.decode(reader.read(0, HEADER_SIZE), reader.path)
+            state = salt_crc(header.salt)
+            walk(reader.read, reader.size(), first_chain(header), state, keep)
+            for record in found:
+                yield from _erasures_in(record, reader, bound)
+        except (BatpakError, OSError):
+            return
+        finally:
+            reader.close()
+
+
+def _erasures_in(record: Record, reader: SegmentReader, bound: int) -> Iterator[tuple[int, int]]:
+    for event in record.events(reader.read):
+        row = event.row
+        if row.kind != _ERASURE or row.sequence < bound or not event.envelope_offset:
+            continue
+        payload = reader.read(event.envelope_offset, event.stored_len)
+        whole = Event(event.row_bytes, event.metadata, payload)
+        right = blake3(CONTENT_PREFIX[row.codec] + payload).digest() == row.content_hash
+        if right and is_erasure(whole):
+            try:
+                yield from erased_by(payload, row.sequence)
+            except CanonicalError:
+                continue
 
 
 def _check_names(state: _State, path: str, event: StoredEvent) -> None:
@@ -590,6 +811,8 @@ def _compare_index(
 ) -> None:
     slot = index.slot_of(sequence)
     number = sequence - slot.first
+    if slot.part.salt != state.salt:
+        return
     if not 0 <= number < slot.part.end - slot.first:
         return
     known, offset, _, _ = slot.part.locate(number)

@@ -40,6 +40,8 @@ _pack_entry: Final = _ENTRY.pack_into
 _OFFSETS: Final = struct.Struct("<32sIII")
 _AXES: Final = struct.Struct("<44xIIIH")
 """Of an entry: entity number, scope number, clock, kind."""
+_KIND_AT: Final = 56
+"""Where an entry has the kind."""
 _FEW: Final = 64
 
 
@@ -56,8 +58,10 @@ def _dtype() -> np.dtype[np.void]:
 class GrowingPart:
     """Rows `first` … `first + len`; memory about 64 bytes an event, and its names."""
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, salt: bytes = b"") -> None:
+        """`salt`: of the segment file that the offsets are of."""
         self.first = first
+        self.salt = salt
         self._chunks: list[bytearray] = []
         self._room = 0
         self._hlcs = array("Q")
@@ -214,6 +218,21 @@ class GrowingPart:
             ):
                 return i
         return None
+
+    def rows_of_kind(self, kind: int, low: int, high: int) -> list[int]:
+        """Rows in [low, high) of this kind, ascending, without NumPy."""
+        found: list[int] = []
+        wanted = kind.to_bytes(2, "little")
+        for c in range(low >> _CHUNK_BITS, -(-high // _CHUNK)):
+            chunk, start = self._chunks[c], max(low - c * _CHUNK, 0)
+            # The kinds' low bytes by themselves: a search in them is one call for a chunk.
+            lows = chunk[start * _SIZE + _KIND_AT : (high - c * _CHUNK) * _SIZE : _SIZE]
+            at = lows.find(wanted[:1])
+            while at >= 0:
+                if chunk[(start + at) * _SIZE + _KIND_AT + 1] == wanted[1]:
+                    found.append(c * _CHUNK + start + at)
+                at = lows.find(wanted[:1], at + 1)
+        return found
 
     def offsets_between(self, low: int, high: int) -> tuple[list[int], list[int], list[int]]:
         """As `offsets`, of all rows in [low, high)."""

@@ -64,6 +64,8 @@ class MappedPart:
     ) -> None:
         self.header = header
         self.first = header.base_sequence
+        self.salt = header.salt
+        """Of the segment file that the offsets are of."""
         self._data = data
         self._read = read
         self._arrays = arrays
@@ -215,6 +217,19 @@ class MappedPart:
             first, last = query.clock
             found.append(rows[max(first - base, 0) : max(last + 1 - base, 0)])
         return _ascending(found, alone=len(found) == 1)
+
+    def rows_of_kind(self, kind: int, low: int, high: int) -> list[int]:
+        """Rows in [low, high) of this kind, ascending, without NumPy. Raises JournalCorrupt."""
+        values = self._arrays["kind_value"].cast("H")
+        place = bisect_left(values, kind)
+        if place == len(values) or values[place] != kind:
+            return []
+        starts = self._arrays["kind_postings_start"].cast("I")
+        postings = self._arrays["kind_postings"].cast("I")
+        start, end = starts[place], starts[place + 1]
+        if not start < end <= len(postings):
+            raise self._contradiction()
+        return [row for row in postings[start:end].tolist() if low <= row < high]
 
     def _rows_of_scope(self, scope: bytes) -> Rows:
         import numpy as np

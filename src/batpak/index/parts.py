@@ -101,8 +101,8 @@ class Index:
             kept = [slot for slot in self.slots if slot.segment_base != segment_base]
             self.slots = (*kept, *[Slot(part.first, segment_base, part) for part in parts])
 
-    def replace(self, segment_base: int, part: MappedPart) -> None:
-        """Put one mapped part in the place of all the parts of a segment."""
+    def replace(self, segment_base: int, part: MappedPart | GrowingPart) -> None:
+        """Put one part in the place of all the parts of a segment."""
         with self._changing:
             slots: list[Slot] = []
             for slot in self.slots:
@@ -236,6 +236,19 @@ class Index:
                 if row is not None:
                     return slot.first + row
         return None
+
+    def slots_of(self, segment_base: int) -> list[Slot]:
+        """The parts of one segment, in order."""
+        return [slot for slot in self.slots if slot.segment_base == segment_base]
+
+    def of_kind(self, kind: int, low: int, high: int) -> Iterator[int]:
+        """Sequences in [low, high) of events of one raw kind, ascending. Needs no NumPy."""
+        for slot in self.slots:
+            start = max(low - slot.first, 0)
+            end = min(high, slot.part.end) - slot.first
+            if start < end:
+                for row in slot.part.rows_of_kind(kind, start, end):
+                    yield slot.first + row
 
     def first_match(self, query: Query, low: int, high: int) -> int | None:
         """The first matching sequence in [low, high)."""

@@ -14,9 +14,18 @@ from batpak.errors import Damaged
 from batpak.files import Files, let_go, refusal
 from batpak.journal.layout import Layout
 
-__all__ = ["Positional", "SegmentPool", "SegmentReader"]
+__all__ = ["Positional", "SegmentPool", "SegmentReader", "SegmentReplaced"]
 
 _REMAP_STEP = 1 << 20
+_SALT = slice(64, 80)
+
+
+class SegmentReplaced(Exception):  # no failure: how a pool says that there is a new pair
+    """The file of a segment is another one than its part of the index was made from."""
+
+    def __init__(self, base: int) -> None:
+        super().__init__(base)
+        self.base = base
 
 
 class SegmentReader:
@@ -31,6 +40,8 @@ class SegmentReader:
         self._map: mmap.mmap | bytes = b""
         self._mapped = 0
         self._closed = False
+        self.salt: bytes | None = None
+        """What the file's header says; a pool that is asked for a salt fills it in."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes [offset, offset + length). Raises StorageFailed."""
@@ -150,29 +161,47 @@ class SegmentPool:
         """The file name of a segment, for errors."""
         return self._layout.segment(base)
 
-    def get(self, base: int) -> SegmentReader:
-        """The reader of a segment. Raises Damaged when its file is gone."""
+    def get(self, base: int, salt: bytes | None = None) -> SegmentReader:
+        """The reader of a segment; with `salt`, of the very file that has it.
+
+        Whoever brings offsets names the salt of the file that they are of: a rewrite
+        moves everything behind the first payload that it leaves out. Raises Damaged when
+        the file is gone, SegmentReplaced when another one stands in its place.
+        """
         reader = self._readers.get(base)
-        if reader is not None:
+        if reader is not None and (salt is None or reader.salt == salt):
             reader.used = True
             return reader
         with self._lock:
-            path = self._layout.segment(base)
-            may_map = base != self._growing_base or self._map_growing
-            try:
-                reader = SegmentReader(self._files, path, may_map=may_map)
-            except FileNotFoundError as error:
-                raise Damaged(
-                    "a segment is gone",
-                    file=path,
-                    offset=0,
-                    advice="restore it from a snapshot; run: batpak verify JOURNAL",
-                ) from error
-            except OSError as error:
-                raise refusal(error, "can't open a segment", path) from error
-            self._evict()
+            if reader is None or self._salt_of(reader) != salt:
+                reader = self._open(base)
+                if salt is not None and self._salt_of(reader) != salt:
+                    reader.close()
+                    raise SegmentReplaced(base)
+                self._evict()
             self._readers[base] = reader
             return reader
+
+    def _open(self, base: int) -> SegmentReader:
+        path = self._layout.segment(base)
+        may_map = base != self._growing_base or self._map_growing
+        try:
+            return SegmentReader(self._files, path, may_map=may_map)
+        except FileNotFoundError as error:
+            raise Damaged(
+                "a segment is gone",
+                file=path,
+                offset=0,
+                advice="restore it from a snapshot; run: batpak verify JOURNAL",
+            ) from error
+        except OSError as error:
+            raise refusal(error, "can't open a segment", path) from error
+
+    @staticmethod
+    def _salt_of(reader: SegmentReader) -> bytes:
+        if reader.salt is None:
+            reader.salt = reader.read(_SALT.start, _SALT.stop - _SALT.start)
+        return reader.salt
 
     def _evict(self) -> None:
         # Second chance: whoever was used since the last round stays one round longer.

@@ -17,7 +17,9 @@ from batpak.event import ROW, ROW_SIZE, ROW_VERSION, Row
 
 __all__ = [
     "COMMIT",
+    "DETACHED",
     "EAGER",
+    "ERASED",
     "MAGIC",
     "MAX_RECORD_BYTES",
     "PAD",

@@ -1,4 +1,4 @@
-"""Append commits to the newest segment; the only code that writes `.seg` files.
+"""Append commits to the newest segment; but for rewrites, the only code that writes `.seg` files.
 
 Sees bytes and offsets, never payload types. Format: docs/format.md, "Record".
 
@@ -830,6 +830,22 @@ class Writer:
         return log
 
     # --- rotation ------------------------------------------------------------
+
+    def rotate(self) -> None:
+        """Begin a new segment, unless the newest has no event: all written ones are sealed then.
+
+        Raises NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
+        """
+        with self._append_lock:
+            log = self._ready()
+            if log.sequence > log.segment.header.base_sequence:
+                self._rotate(log)
+
+    def check_lock_file(self) -> None:
+        """Raises JournalPoisoned where the lock is somebody else's: then nothing may be changed."""
+        with self._append_lock:
+            self.check()
+            self._check_lock_file()
 
     def _rotate(self, log: Log) -> Log:
         """Begin a new segment; the append lock is held."""

@@ -13,6 +13,7 @@ import msgspec
 
 from batpak import canonical, receipt
 from batpak.coordinate import Coordinate, name_from_path
+from batpak.engine.system import MAX_RUNS, erased_by, erasure_event
 from batpak.errors import (
     CanonicalError,
     CoordinateError,
@@ -257,6 +258,21 @@ def receipts(data: bytes) -> None:
         assert "\n" not in line
         assert 0 <= found.sequence < 2**63
         assert len(found.event_hash) == len(found.prev_hash) == len(found.commitment) == 32
+
+
+@target()
+def erasure_payloads(data: bytes) -> None:
+    """CanonicalError, or runs below the event that a writer can name with the same payload."""
+    sequence = int.from_bytes(data[:8], "big")
+    try:
+        runs = erased_by(data[8:], sequence)
+    except CanonicalError as error:
+        named(error)
+        return
+    pairs = list(runs)
+    assert 1 <= len(pairs) <= MAX_RUNS
+    assert 0 <= pairs[0][0] < pairs[-1][1] <= sequence
+    assert erased_by(erasure_event(pairs, "again").envelope, sequence) == runs
 
 
 @target()
