@@ -22,7 +22,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-system check lint dead-code format types layers docs-check api hooks \
-	docs coverage thorough kills crash fuzz mutation bench bench-growth dist lock env clean
+	docs coverage thorough kills crash fuzz mutation bench bench-growth bench-proof dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -96,6 +96,9 @@ bench: .venv/.bench  ## the speed budgets beside their peers
 
 bench-growth: .venv/.dev  ## what an event costs as the journal grows (ARGS="--to 10000000")
 	$(BIN)/python -m benchmarks.growth $(ARGS)
+
+bench-proof: .venv/.dev  ## what signing and proving cost (ARGS="--events 1000000")
+	$(BIN)/python -m benchmarks.proof $(ARGS)
 
 dist: .venv/.project  ## wheel and source archive in build/dist
 	$(BIN)/python -m hatchling build -d build/dist

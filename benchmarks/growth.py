@@ -94,6 +94,7 @@ def rows(sizes: Sequence[int], seen: Seen) -> list[Row]:
         *times("append, one event per commit, OS", "µs", "grow"),
         *times("get by id", "µs", "get"),
         *times("page of 100 for one entity", "µs", "page"),
+        *times("snapshot, beside it on one disk", "ms", "snapshot"),
         *times("open after a clean close", "ms", "open_clean"),
         *times("open without disposable files", "ms", "open_bare"),
         Row("open without disposable files, per event", "µs", figures("open_bare", each)),
@@ -167,7 +168,7 @@ def _measure_all(
     try:
         for size in sizes:
             # open_bare comes last: it takes the others' index files away.
-            for work in ("grow", "get", "page", "open_clean", "open_bare"):
+            for work in ("grow", "get", "page", "snapshot", "open_clean", "open_bare"):
                 job = Job("batpak", f"growth-{work}", str(root), size)
                 try:
                     seen[work, size] = found = measure(child_command(job), TIMEOUT_S)

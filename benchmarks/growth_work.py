@@ -115,6 +115,23 @@ def page(job: Job) -> Measured:
     return watch.measured(1e6 / PAGES)
 
 
+def snapshot(job: Job) -> Measured:
+    """Milliseconds of a snapshot beside the journal, every byte of it read and hashed."""
+    _warm_files(job)
+    store = _open(job)
+    place = Path(job.directory, "snapshot")
+    gc.collect()
+    watch = Stopwatch()
+    report = store.snapshot(place)
+    watch.stop()
+    bound = store.frontier().durable.sequence
+    if report.events != bound or report.last_hash != store.at(bound - 1).event_hash:
+        raise AssertionError(f"a snapshot has {report.events} of {bound} events")
+    store.close()
+    shutil.rmtree(place)
+    return watch.measured(1e3, {"copied_bytes": report.copied})
+
+
 def open_clean(job: Job) -> Measured:
     """Milliseconds of the process's first open after a clean close."""
     _warm_files(job)
@@ -134,7 +151,7 @@ def open_bare(job: Job) -> Measured:
 
 
 WORKS: Final[dict[str, Callable[[Job], Measured]]] = {
-    f"growth-{work.__name__}": work for work in (grow, get, page, open_clean, open_bare)
+    f"growth-{work.__name__}": work for work in (grow, get, page, snapshot, open_clean, open_bare)
 }
 
 

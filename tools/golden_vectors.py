@@ -30,6 +30,7 @@ from blake3 import blake3
 from batpak import canonical
 from batpak.coordinate import Coordinate
 from batpak.engine import system
+from batpak.engine.manifest import FileEntry, Manifest
 from batpak.event import (
     CODEC_PLAIN,
     CODEC_SALTED,
@@ -79,6 +80,14 @@ LATER_SALT = bytes(range(0xC0, 0xD0))
 RANDOM = 0x123456789ABCDE0
 MULTIPLIER = 0x9E3779B97F4A7C15F39CC0605CEDC835
 KEY = bytes.fromhex("c0ffee00000000000000000000000001")
+# Of the seed 01…01, whose public key and id are the Rust system's vectors, too.
+PUBLIC_KEY = bytes.fromhex("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c")
+KEY_ID = blake3(PUBLIC_KEY).digest()
+CHECKPOINT_ROOT = bytes(range(0x40, 0x60))
+CHECKPOINT_NOTE = (
+    "example.org/journal\n9\nQEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl8=\n\n"
+    "— example.org/journal AAAAAA==\n"
+).encode()
 # The id that sequence 5 would get, but for the version: 4 instead of 7.
 LOOKALIKE_KEY = bytearray(id_of_hlc(((START_US // 1000 + 3) << 16) + 3, RANDOM))
 LOOKALIKE_KEY[6] ^= 0x30
@@ -506,6 +515,21 @@ def build() -> dict[str, Vector]:
                  system.close_event(epoch=1, events=6).envelope),
         _payload("repaired-payload", "The payload of 0x0018 after a repair.",
                  system.repaired_event(from_journal=JOURNAL_ID.bytes, at=5, until=7).envelope),
+        _payload("restored-payload", "The payload of 0x0018 in a journal made from a snapshot.",
+                 system.history_event("restored", from_journal=ANCESTOR_ID.bytes, at=7, until=7)
+                 .envelope),
+        _payload("forked-payload", "The payload of 0x0018 in a fork.",
+                 system.history_event("forked", from_journal=ANCESTOR_ID.bytes, at=7, until=7)
+                 .envelope),
+        _manifest(segment, hint, journal),
+
+        _payload("checkpoint-payload", "The payload of 0x0013.",
+                 system.checkpoint_event(size=9, root=CHECKPOINT_ROOT, note=CHECKPOINT_NOTE)
+                 .envelope),
+        _payload("key-added-payload", "The payload of 0x0015.",
+                 system.key_added_event(key_id=KEY_ID, public_key=PUBLIC_KEY).envelope),
+        _payload("key-retired-payload", "The payload of 0x0016.",
+                 system.key_retired_event(key_id=KEY_ID, reason="lost").envelope),
     ]  # fmt: skip
     made += _denials()
     made += _erasures()
@@ -590,6 +614,27 @@ def _erasures() -> list[Vector]:
         describe_tree(out, canonical.decode(out.data), "payload", "payload")
         made.append(Vector(name, about, out.data, out.done()))
     return made
+
+
+def _manifest(segment: bytes, hint: bytes, journal: Journal) -> Vector:
+    """The manifest of a snapshot of the first segment, with a cursor beside it."""
+    identity = Identity(1, JOURNAL_ID, START_US, "example.org/doors")
+    contents = {
+        "segments/00000000000000000000.seg": segment,
+        "journal.json": identity.encode(),
+        "tail.hint": hint,
+        "cursors/mailer": b"progress",
+    }
+    entries = [FileEntry(n, len(d), blake3(d).hexdigest()) for n, d in contents.items()]
+    data = Manifest.of(
+        JOURNAL_ID, identity.origin, START_US + 90_000_000, journal.sequence, journal.hashes[-1],
+        entries,
+    ).encode()  # fmt: skip
+    out = Describer(data)
+    for line in data.splitlines(keepends=True):
+        out.take(len(line), "file", "line", line.decode().strip())
+    about = "manifest.json of a snapshot of the journal that the vectors above make."
+    return Vector("manifest", about, data, out.done())
 
 
 def _identities() -> list[Vector]:

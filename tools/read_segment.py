@@ -95,7 +95,10 @@ SYSTEM_PAYLOADS: dict[int, tuple[tuple[str, type], ...]] = {
     0x0008: (("epoch", int), ("resumed_at", int), ("cut_bytes", int)),
     0x0009: (("epoch", int), ("events", int)),
     0x0012: (("sequences", list), ("reason", str)),
+    0x0013: (("size", int), ("root", bytes), ("note", bytes)),
     0x0014: (("segments", list), ("payloads", int), ("bytes", int)),
+    0x0015: (("key_id", bytes), ("algorithm", str), ("public_key", bytes)),
+    0x0016: (("key_id", bytes), ("reason", str)),
     0x0018: (("action", str), ("from_journal", bytes), ("at", int), ("until", int)),
 }
 OPEN = 0x0008

@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from batpak.config import Watermark as Watermark
     from batpak.coordinate import Coordinate as Coordinate
     from batpak.coordinate import Region as Region
+    from batpak.engine.checkpoints import StoredCheckpoint as StoredCheckpoint
     from batpak.engine.compacting import CompactionPlan as CompactionPlan
     from batpak.engine.compacting import CompactionReport as CompactionReport
+    from batpak.engine.crossing import JournalImportReport as JournalImportReport
     from batpak.engine.diagnostics import Diagnostics as Diagnostics
     from batpak.engine.erasing import ErasureReport as ErasureReport
+    from batpak.engine.forking import ForkReport as ForkReport
+    from batpak.engine.keys import KeySpan as KeySpan
+    from batpak.engine.proving import ConsistencyProof as ConsistencyProof
     from batpak.engine.report import Cut as Cut
     from batpak.engine.report import Finding as Finding
     from batpak.engine.report import OpenReport as OpenReport
     from batpak.engine.report import VerifyReport as VerifyReport
+    from batpak.engine.restoring import RestoreReport as RestoreReport
+    from batpak.engine.snapshot import SnapshotReport as SnapshotReport
     from batpak.errors import BatpakError as BatpakError
     from batpak.errors import Conflict as Conflict
     from batpak.errors import Damaged as Damaged
@@ -60,6 +67,7 @@ if TYPE_CHECKING:
     from batpak.payloads import upcast as upcast
     from batpak.receipt import AppendReceipt as AppendReceipt
     from batpak.receipt import Namespace as Namespace
+    from batpak.signing import SigningKey as SigningKey
     from batpak.store import Ancestry as Ancestry
     from batpak.store import AncestryEnd as AncestryEnd
     from batpak.store import Frontier as Frontier
@@ -75,7 +83,14 @@ _HOMES = {
     "batpak.engine.compacting": ("CompactionPlan", "CompactionReport"),
     "batpak.engine.diagnostics": ("Diagnostics",),
     "batpak.engine.erasing": ("ErasureReport",),
+    "batpak.engine.crossing": ("JournalImportReport",),
+    "batpak.engine.forking": ("ForkReport",),
+    "batpak.engine.checkpoints": ("StoredCheckpoint",),
+    "batpak.engine.keys": ("KeySpan",),
+    "batpak.engine.proving": ("ConsistencyProof",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
+    "batpak.engine.restoring": ("RestoreReport",),
+    "batpak.engine.snapshot": ("SnapshotReport",),
     "batpak.errors": (
         "BatpakError", "Conflict", "Damaged", "EventNotFound", "GateDenied", "Indeterminate",
         "InvalidInput", "Unavailable",
@@ -91,6 +106,7 @@ _HOMES = {
     "batpak.outcome": ("Outcome",),
     "batpak.payloads": ("payload", "upcast"),
     "batpak.receipt": ("AppendReceipt", "Namespace"),
+    "batpak.signing": ("SigningKey",),
     "batpak.store": (
         "Ancestry", "AncestryEnd", "Frontier", "Page", "Point", "ReadOnlyStore", "Stats", "Store",
     ),

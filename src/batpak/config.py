@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from batpak.clock import Clock, as_clock
 from batpak.errors import InvalidInput
 
-__all__ = ["Durability", "Every", "StoreConfig", "Watermark"]
+__all__ = ["Durability", "Every", "Signer", "StoreConfig", "Watermark"]
 
 MIB = 1 << 20
 
@@ -69,6 +69,20 @@ class Durability(enum.Enum):
         return Every(ms, events)
 
 
+@runtime_checkable
+class Signer(Protocol):
+    """What signs for a store: a `batpak.signing.SigningKey`, or a device that holds a key."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The Ed25519 public key, 32 bytes."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte Ed25519 signature of `message`."""
+        ...
+
+
 def _option(default: Any, meaning: str, bounds: str) -> Any:
     return field(default=default, metadata={"meaning": meaning, "bounds": bounds})
 
@@ -93,6 +107,15 @@ class StoreConfig:
         None,
         "the journal's name in checkpoints; fixed at creation",
         "1 … 255 printable bytes, no space, no +",
+    )
+    signing_keys: tuple[Signer, ...] = _option(
+        (), "keys for receipts: all verify, the last one signs", "SigningKeys, each once"
+    )
+    require_signing: bool = _option(
+        False, "refuse to open without signing keys, and receipts without a signature", "bool"
+    )
+    checkpoint_key: Signer | None = _option(
+        None, "the key that signs checkpoints", "a SigningKey that signs no receipts"
     )
     verify: str = _option(
         "always",
@@ -136,8 +159,10 @@ class StoreConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise _refused(name, getattr(self, name), " or ".join(map(repr, allowed)))
-        if not isinstance(self.allow_network_filesystem, bool):
-            raise _refused("allow_network_filesystem", self.allow_network_filesystem, "a bool")
+        for name in ("allow_network_filesystem", "require_signing"):
+            if not isinstance(getattr(self, name), bool):
+                raise _refused(name, getattr(self, name), "a bool")
+        self._check_keys()
         share = self.submit_threshold
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise _refused("submit_threshold", share, "a share above 0, at most 1")
@@ -155,6 +180,27 @@ class StoreConfig:
         if self.clock is not None:
             object.__setattr__(self, "clock", as_clock(self.clock))
 
+    def _check_keys(self) -> None:
+        given: object = self.signing_keys
+        if not isinstance(given, (tuple, list)):
+            raise _refused("signing_keys", type(given).__name__, "a tuple of SigningKeys")
+        if not all(map(_is_signer, cast("tuple[object, ...]", given))):
+            raise _refused("signing_keys", "something else", "a tuple of SigningKeys")
+        keys = cast("tuple[Signer, ...]", tuple(cast("list[object]", given)))
+        object.__setattr__(self, "signing_keys", keys)
+        public = [key.public_key for key in keys]
+        if len(set(public)) < len(public):
+            raise _refused("signing_keys", "a key twice", "keys, each once")
+        if self.require_signing and not keys:
+            raise _refused("signing_keys", "()", "given, since require_signing is on")
+        if self.checkpoint_key is None:
+            return
+        if not _is_signer(self.checkpoint_key):
+            raise _refused("checkpoint_key", "something else", "a SigningKey")
+        if self.checkpoint_key.public_key in public:
+            # Whoever checks must be able to tell what a signature was made for.
+            raise _refused("checkpoint_key", "a receipt key", "a key that signs no receipts")
+
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> StoreConfig:
         """A config from keywords of `open`. Raises InvalidInput for an unknown one."""
@@ -167,6 +213,12 @@ class StoreConfig:
                     advice=_EXPLAINED.get(name, f"known options: {', '.join(sorted(known))}"),
                 )
         return cls(**options)
+
+
+def _is_signer(key: object) -> bool:
+    return (
+        isinstance(key, Signer) and isinstance(key.public_key, bytes) and len(key.public_key) == 32
+    )
 
 
 def _refused(name: str, value: object, bounds: str) -> InvalidInput:

@@ -22,6 +22,7 @@ __all__ = [
     "Damaged",
     "DecodeError",
     "DecodeFailed",
+    "DestinationTaken",
     "EntityClockOverflow",
     "EventNotFound",
     "ExpectationFailed",
@@ -43,13 +44,17 @@ __all__ = [
     "JournalLocked",
     "JournalPoisoned",
     "JournalRewound",
+    "KeyFileRefused",
     "KeyInvalid",
+    "KeyNotInForce",
     "KindCollision",
     "KindError",
     "KindMismatch",
     "NetworkFilesystem",
     "NoSpace",
     "NotAJournal",
+    "NotASnapshot",
+    "NotCheckpointed",
     "NotErasable",
     "OutcomeFailed",
     "OutcomeUnavailable",
@@ -63,6 +68,7 @@ __all__ = [
     "ProofInvalid",
     "ReservedKind",
     "ReservedName",
+    "SnapshotDamaged",
     "StorageFailed",
     "StoreClosed",
     "StoreForked",
@@ -281,6 +287,14 @@ class KeyInvalid(InvalidInput):
     code = "key"
 
 
+class KeyFileRefused(InvalidInput):
+    """A key, or the file that holds it, is not one to sign with: `reason` says why."""
+
+    code = "key-file-refused"
+    file: str | None
+    reason: str | None
+
+
 class ExtensionError(InvalidInput):
     """A receipt extension breaks a rule; `reason` says which."""
 
@@ -315,6 +329,19 @@ class NotAJournal(InvalidInput):
 
     code = "not-a-journal"
     file: str | None
+
+
+class NotASnapshot(InvalidInput):
+    """The path holds no finished snapshot."""
+
+    code = "not-a-snapshot"
+    file: str | None
+
+
+class DestinationTaken(InvalidInput):
+    """A snapshot, restore or fork needs a path where nothing is, outside of its source."""
+
+    code = "destination-taken"
 
 
 class NetworkFilesystem(InvalidInput):
@@ -360,7 +387,7 @@ class GatePassError(InvalidInput):
 
 
 class ImportSourceError(InvalidInput):
-    """A line or object of an import source can't be read; `line` counts from 1."""
+    """An import source can't be read, or is not what it was; `line` counts from 1."""
 
     code = "import-source"
     file: str | None
@@ -368,6 +395,20 @@ class ImportSourceError(InvalidInput):
 
 
 # --- Conflict ----------------------------------------------------------------
+
+
+class KeyNotInForce(Conflict):
+    """No signing key of the store is in force for the event: introduced later, or retired."""
+
+    code = "key-not-in-force"
+    key_id: str | None
+
+
+class NotCheckpointed(Conflict):
+    """No checkpoint covers the event, or none has this size: nothing to prove it by."""
+
+    code = "not-checkpointed"
+    size: int | None
 
 
 class EntityClockOverflow(Conflict):
@@ -570,6 +611,14 @@ class PayloadDamaged(Damaged):
 
     code = "payload-damaged"
     reason: str | None
+
+
+class SnapshotDamaged(Damaged):
+    """A snapshot's files are not those of its manifest; `findings` names each."""
+
+    code = "snapshot-damaged"
+    reason: str | None
+    findings: tuple[str, ...] | None
 
 
 class JournalPoisoned(Damaged):

@@ -349,6 +349,10 @@ class EventSummary(msgspec.Struct, frozen=True, gc=False, eq=False, repr_omit_de
         """Whether `other` is this event's cause."""
         return not self.is_root and self._row[40:56] == other.bytes
 
+    def __ne__(self, other: object) -> bool:
+        # The one that msgspec.Struct brings compares identity.
+        return not self == other
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EventSummary):
             return NotImplemented

@@ -51,6 +51,8 @@ TEMPORARY_SUFFIX = ".tmp"
 MAX_SMALL_FILE = 1 << 20
 """Files read whole (journal.json, hints) are refused beyond this many bytes."""
 
+_FICLONE = 0x40049409
+"""ioctl of Linux: the whole of one file into another, by reference."""
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
@@ -77,7 +79,10 @@ class Files(Protocol):
     def fstat(self, fd: int) -> os.stat_result: ...
     def rename(self, source: str, target: str) -> None: ...
     def unlink(self, path: str) -> None: ...
+    def link(self, source: str, target: str) -> None: ...
+    def clone(self, source_fd: int, target_fd: int) -> None: ...
     def mkdir(self, path: str) -> None: ...
+    def rmdir(self, path: str) -> None: ...
     def listdir(self, path: str) -> list[str]: ...
     def lock(self, fd: int) -> bool: ...
     def map(self, fd: int, length: int) -> mmap.mmap: ...
@@ -106,6 +111,8 @@ class RealFiles:
     listdir = staticmethod(os.listdir)
     truncate = staticmethod(os.ftruncate)
     rename = staticmethod(os.replace)
+    link = staticmethod(os.link)
+    rmdir = staticmethod(os.rmdir)
 
     if sys.platform == "win32":
         pread = staticmethod(_seek_read)
@@ -126,6 +133,17 @@ class RealFiles:
 
     def mkdir(self, path: str) -> None:
         os.mkdir(path, 0o755)
+
+    def clone(self, source_fd: int, target_fd: int) -> None:
+        """Let an empty file share the other's blocks until one of them is written to.
+
+        Raises OSError (EOPNOTSUPP) where that can't be done; then copy.
+        """
+        if sys.platform != "linux":
+            raise OSError(errno.EOPNOTSUPP, "no way to share blocks on this platform")
+        import fcntl
+
+        fcntl.ioctl(target_fd, _FICLONE, source_fd)
 
     def sync_directory(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | _O_CLOEXEC)

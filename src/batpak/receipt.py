@@ -285,6 +285,14 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
         """What kind of event was appended."""
         return EventKind.from_raw(self._kind)
 
+    def signed_with(self, key_id: bytes, signature: bytes) -> AppendReceipt:
+        """A copy that carries a signature, and so says that the event is durable."""
+        return msgspec.structs.replace(self, durable=True, key_id=key_id, signature=signature)
+
+    def __ne__(self, other: object) -> bool:
+        # The one that msgspec.Struct brings compares identity.
+        return not self == other
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AppendReceipt):
             return NotImplemented

@@ -31,7 +31,9 @@ from batpak.engine.appending import (
     check_on_replay,
     check_timeout,
     check_wait,
+    receipt_of_stored,
 )
+from batpak.engine.checkpoints import CheckpointMaker, StoredCheckpoint, load_checkpoint
 from batpak.engine.compacting import (
     CompactionPlan,
     CompactionReport,
@@ -48,15 +50,20 @@ from batpak.engine.erasing import (
     plan_erasure,
 )
 from batpak.engine.following import Follower
+from batpak.engine.history import Place, place_of
 from batpak.engine.keeping import save_keys
+from batpak.engine.keys import KeyLedger, KeySpan
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
+from batpak.engine.proving import MAX_RANGE, ConsistencyProof, Prover
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
 from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
 from batpak.engine.staging import Fence, Outbox
 from batpak.engine.submission import Pressure, Submission, SubmitQueue
-from batpak.engine.system import MAX_SEGMENTS, close_event, compaction_event
+from batpak.engine.survey import checkpoint_sizes
+from batpak.engine.system import MAX_SEGMENTS, close_event, compaction_event, key_retired_event
+from batpak.engine.tree import Tree
 from batpak.engine.verify import verify_journal
 from batpak.errors import (
     BatpakError,
@@ -66,7 +73,9 @@ from batpak.errors import (
     InvalidInput,
     JournalCorrupt,
     JournalPoisoned,
+    KeyNotInForce,
     KindCollision,
+    NotCheckpointed,
     PayloadDamaged,
     StoreClosed,
     Unavailable,
@@ -86,13 +95,26 @@ from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 from batpak.journal.writer import Known, Prepared, Writer
 from batpak.kinds import EventKind
-from batpak.receipt import AppendReceipt
+from batpak.receipt import (
+    AppendReceipt,
+    Invalid,
+    Reason,
+    ReceiptKey,
+    Signed,
+    UnsignedAccepted,
+)
 
 if TYPE_CHECKING:
     from batpak.gates import Bypass, Denial, Denied, Gate, GateContext, GateSet, Passed
 
     Gates = GateSet[GateContext] | Iterable[Gate[GateContext]] | Passed[Any, Any] | Bypass
+    from batpak.bundle import Bundle
+    from batpak.engine.crossing import JournalImportReport
     from batpak.engine.diagnostics import Diagnostics
+    from batpak.engine.forking import ForkReport
+    from batpak.engine.restoring import RestoreReport
+    from batpak.engine.snapshot import SnapshotReport
+    from batpak.proof.notes import Key as NoteKey
 
 __all__ = [
     "Ancestry",
@@ -186,6 +208,8 @@ class _Reading:
     _config: StoreConfig
     _files: Files
     _report: OpenReport
+    _tree: Tree | None = None
+    _key_ledger: KeyLedger | None = None
 
     def _bound(self) -> int:
         """The exclusive bound of what is visible now. Raises StoreClosed, StoreForked."""
@@ -376,11 +400,15 @@ class _Reading:
         level: Literal["chain", "full"] = "full",
         *,
         progress: Callable[[int, int], None] | None = None,
+        keys: Iterable[NoteKey] = (),
     ) -> VerifyReport:
         """Recompute every hash and link below the visible bound; "full": payloads too.
 
-        `progress(done, total)` is called with bytes of log, now and then. What is wrong
-        is in the report's findings; nothing is raised for it. Raises InvalidInput.
+        "full" also gives the Merkle root and compares every stored checkpoint with the
+        events that it was signed over; with `keys` (of `batpak.proof.notes`), one of them
+        has to have signed each. `progress(done, total)` is called with bytes of log, now
+        and then. What is wrong is in the report's findings; nothing is raised for it.
+        Raises InvalidInput.
         """
         if level not in ("chain", "full"):
             raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
@@ -392,6 +420,7 @@ class _Reading:
             self._verify_bound(),
             level,
             progress,
+            keys,
         )
 
     def _verify_bound(self) -> int:
@@ -413,6 +442,165 @@ class _Reading:
         Writes nothing. Raises JournalCorrupt, StorageFailed, StoreClosed.
         """
         return plan_compaction(self._files, self._layout, self._reader, self._bound())
+
+    # --- proving -------------------------------------------------------------
+
+    def _tree_here(self) -> Tree:
+        if self._tree is None:
+            self._tree = Tree(self._files, self._layout, self._reader)
+        return self._tree
+
+    def _prover(self) -> Prover:
+        return Prover(self._layout, self._reader, self._tree_here(), may_write=False)
+
+    def _ledger(self) -> KeyLedger:
+        if self._key_ledger is None:
+            self._key_ledger = KeyLedger(self._reader)
+        return self._key_ledger
+
+    def signing_keys(self) -> tuple[KeySpan, ...]:
+        """The receipt keys that the journal itself names, and the sequences they count for."""
+        return self._ledger().spans(self._bound())
+
+    def checkpoint_sizes(self) -> tuple[int, ...]:
+        """Over how many events each stored checkpoint is, ascending."""
+        self._bound()
+        return tuple(checkpoint_sizes(self._files, self._layout))
+
+    def stored_checkpoint(self, size: int | None = None) -> StoredCheckpoint:
+        """The stored checkpoint over `size` events, or the newest; its signature is not judged.
+
+        Raises NotCheckpointed, ProofInvalid for a damaged file, StorageFailed.
+        """
+        self._bound()
+        if size is None:
+            sizes = self.checkpoint_sizes()
+            if not sizes:
+                raise _no_checkpoint("the journal has no checkpoint yet")
+            size = sizes[-1]
+        elif isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 63:
+            raise InvalidInput("a checkpoint's size is a whole number", field="size", value=size)
+        return load_checkpoint(self._files, self._layout, self.origin, size)
+
+    def prove(
+        self,
+        event_id: EventId,
+        *,
+        withhold_payload: bool = False,
+        receipt: AppendReceipt | None = None,
+        size: int | None = None,
+    ) -> Bundle:
+        """A proof bundle of one event, by the checkpoint over `size` events or the newest.
+
+        `to_json()` gives the file that `batpak verify` reads and that needs no journal.
+        `receipt`: a signed one to show; without it a store with signing keys signs.
+        `withhold_payload` leaves out what the event says and proves all else. Raises
+        EventNotFound, NotCheckpointed, InvalidInput, JournalCorrupt, StorageFailed.
+        """
+        event = self.get(event_id)
+        receipts = self._receipts_to_show([event], receipt)
+        return self._bundle([event], receipts, size, None, withhold_payload)
+
+    def prove_range(
+        self,
+        first: int,
+        end: int,
+        *,
+        withhold_payload: bool = False,
+        since: int | None = None,
+        size: int | None = None,
+    ) -> Bundle:
+        """A bundle of the events [first, end), at most 65 536, with one proof for all of them.
+
+        `since`: the size of an older stored checkpoint; the bundle then also shows that the
+        journal grew out of that one. Raises as `prove`.
+        """
+        bound = self._bound()
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (first, end))
+        if not whole or not 0 <= first < end <= min(bound, first + MAX_RANGE):
+            raise InvalidInput(
+                f"a range is from 0 to {bound}, and of 1 to {MAX_RANGE} events",
+                field="first",
+                value=(first, end),
+            )
+        events = list(self._reader.scan(ALL, first, end))
+        earlier = None if since is None else self.stored_checkpoint(since)
+        return self._bundle(
+            events, self._receipts_to_show(events, None), size, earlier, withhold_payload
+        )
+
+    def prove_consistency(self, old: int, new: int | None = None) -> ConsistencyProof:
+        """Proof that the journal of the checkpoint over `new` events, or of the newest one,
+        begins with its first `old` events, and their root. Raises as `prove`.
+        """
+        return self._prover().consistency(old, self.stored_checkpoint(new))
+
+    def _bundle(
+        self,
+        events: list[Event],
+        receipts: list[AppendReceipt],
+        size: int | None,
+        since: StoredCheckpoint | None,
+        withhold_payload: bool,
+    ) -> Bundle:
+        checkpoint = self.stored_checkpoint(size)
+        if checkpoint.size <= events[-1].sequence:
+            raise _no_checkpoint(
+                f"the checkpoint over {checkpoint.size} events does not cover "
+                f"event {events[-1].sequence}"
+            )
+        if since is not None and since.size > checkpoint.size:
+            raise InvalidInput("`since` is newer than the checkpoint", field="since")
+        return self._prover().bundle(
+            events, receipts, checkpoint, self.signing_keys(),
+            withhold_payload=withhold_payload, since=since,
+        )  # fmt: skip
+
+    def _receipts_to_show(
+        self, events: list[Event], given: AppendReceipt | None
+    ) -> list[AppendReceipt]:
+        """A receipt for each event; `given` for the only one."""
+        if given is None:
+            return [self._receipt_of(event) for event in events]
+        if not isinstance(given, AppendReceipt) or given != self._receipt_of(events[0]):
+            raise InvalidInput("the receipt is not that of the event", field="receipt")
+        return [given]
+
+    def _receipt_of(self, event: Event | EventSummary) -> AppendReceipt:
+        return receipt_of_stored(self._identity.journal_id, event)
+
+    def verify_receipt(
+        self,
+        receipt: AppendReceipt,
+        *,
+        require_signed: bool | None = None,
+        denial: bool = False,
+    ) -> Signed | UnsignedAccepted | Invalid:
+        """Judge a receipt by the event that it speaks of and the keys that the journal names.
+
+        `require_signed` (default: the option `require_signing`) refuses one without a
+        signature; `denial`: it has to be a denial's. Reasons: `batpak.receipt.Reason`.
+        Raises InvalidInput, JournalCorrupt.
+        """
+        from batpak.proof.receipts import verify_receipt
+
+        if not isinstance(receipt, AppendReceipt):
+            raise InvalidInput("verify_receipt() takes a receipt", field="receipt", value=receipt)
+        bound = self._bound()
+        is_ours = receipt.journal_id == self._identity.journal_id
+        found = self._reader.find_id(receipt.event_id.bytes, bound) if is_ours else None
+        row, metadata = None, b""
+        if found is not None:
+            event = self._reader.summary(found)
+            row, metadata = event.row_bytes, event.metadata_bytes
+        is_signed = receipt.signature is not None
+        keys = [span.as_receipt_key for span in self.signing_keys()] if is_signed else []
+        verdict = verify_receipt(receipt, row, metadata, keys, denial=denial)
+        if require_signed is None:
+            require_signed = self._config.require_signing
+        if require_signed and isinstance(verdict, UnsignedAccepted):
+            return Invalid(Reason.UNSIGNED)
+        return verdict
 
     def stats(self) -> Stats:
         """Numbers about what is visible."""
@@ -448,6 +636,50 @@ class _Reading:
 
         Source: docs/guide/diagnostics.md. Raises StoreClosed, StoreForked.
         """
+        raise NotImplementedError
+
+    def snapshot(
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SnapshotReport:
+        """Copy what is durable to a new directory that proves itself whole; writing goes on.
+
+        Files that nobody writes to any more are shared by reference or hard link where the
+        file system can. `progress(done, total)` is told bytes. A crash leaves nothing of
+        that name. Source: docs/guide/keep.md. Raises DestinationTaken, JournalLocked
+        (somebody else builds there), InvalidInput (nothing is durable), JournalCorrupt,
+        StoreClosed, Unavailable.
+        """
+        from batpak.engine.snapshot import take_snapshot
+
+        return take_snapshot(
+            self._files, self._layout, self._identity, os.fspath(destination), self._settle,
+            progress,
+        )  # fmt: skip
+
+    def fork(
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        origin: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ForkReport:
+        """Begin another journal there, with this one's durable events and an id of its own.
+
+        The two share old segments, never a file that one of them writes to. `origin` is its
+        name in checkpoints. Source: docs/guide/keep.md. Raises as `snapshot`.
+        """
+        from batpak.engine.forking import fork_journal
+
+        return fork_journal(
+            self._files, self._layout, self._identity, os.fspath(destination), self._settle,
+            origin=origin, progress=progress,
+        )  # fmt: skip
+
+    def _settle(self) -> Place:
+        """Where the log stands at what is durable now, all that was acknowledged included."""
         raise NotImplementedError
 
     def _log_bytes(self, bases: Sequence[int]) -> int:
@@ -515,6 +747,11 @@ class ReadOnlyStore(_Reading):
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return super()._log_bytes(bases[:-1]) + self._follower.log_end
 
+    def _settle(self) -> Place:
+        # A copy of what is damaged would look whole: refresh raises it.
+        self.refresh()
+        return self._follower.place()
+
     def _verify_bound(self) -> int:
         # Beyond what can be shown: up to what some witness knows to have been durable.
         return max(self._bound(), self._follower.promised)
@@ -572,6 +809,8 @@ class Store(_Reading):
         self._flushes = self._appender.flushes
         self._keys_ready = False
         self._queue: SubmitQueue | None = None
+        self._maker: CheckpointMaker | None = None
+        self._spans: Mapping[bytes, KeySpan] = {}
         self._queues: list[SubmitQueue] = []
         """The queue, once there is one, for whoever outlives the store."""
         self._starting = threading.Lock()
@@ -627,7 +866,36 @@ class Store(_Reading):
         if mode != "rw":
             raise InvalidInput('a mode is "rw" or "r"', field="mode", value=mode)
         _check_kinds(config)
-        return cls(open_for_writing(files, Layout(path), config), config, files)
+        store = cls(open_for_writing(files, Layout(path), config), config, files)
+        if config.signing_keys:
+            store._introduce_keys()
+        return store
+
+    @classmethod
+    def restore(
+        cls,
+        snapshot: str | os.PathLike[str],
+        destination: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        origin: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        files: Files | None = None,
+    ) -> RestoreReport:
+        """Make a journal from a snapshot, every byte of which is compared first.
+
+        The result is a fork: a new journal_id, a new origin, the snapshot's events as its
+        past. `resume=True` keeps the journal_id, and says that the original is gone for
+        ever: two journals of one id would be two histories under one name. Nothing is ever
+        overwritten. Source: docs/guide/keep.md. Raises NotASnapshot, SnapshotDamaged (its
+        `findings` name each file), DestinationTaken, JournalLocked, Damaged, Unavailable.
+        """
+        from batpak.engine.restoring import restore_snapshot
+
+        return restore_snapshot(
+            files or REAL, os.fspath(snapshot), os.fspath(destination), resume=resume,
+            origin=origin, progress=progress,
+        )  # fmt: skip
 
     # --- writing -------------------------------------------------------------
 
@@ -782,6 +1050,46 @@ class Store(_Reading):
                 # In a forked child nobody would ever empty the queue.
                 self._writer.check()
             self._queue.drain_mine()
+
+    def import_events(
+        self,
+        source: Store | ReadOnlyStore,
+        region: Region | None = None,
+        *,
+        namespace: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> JournalImportReport:
+        """Append what `region` selects of another journal, each event once.
+
+        Ids, correlation, causation, kinds, labels and payload bytes stay; `origin.*`
+        extensions say where each stood, `namespace` what you call that journal. Run it
+        again, after a kill too, and it adds only what is new. `progress(read)` is told
+        events. Source: docs/guide/keep.md. Raises InvalidInput, ImportSourceError,
+        IdempotencyConflict, and as `append_many`.
+        """
+        from batpak.engine.crossing import Target, check_namespace, import_journal
+
+        if not isinstance(source, _Reading):
+            raise InvalidInput("events are imported from a store", field="source", value=source)
+        if source.journal_id == self._journal_id:
+            raise InvalidInput(
+                "a journal can't be imported into itself",
+                field="source",
+                value=str(self._journal_id),
+            )
+        chosen = Region.all() if region is None else region
+        _query(chosen)
+        label = check_namespace(namespace)
+        if self._queue is not None:
+            self._queue.drain_mine()
+        target = Target(
+            self._config.batch_max_events,
+            self.import_position,
+            lambda event_id: self._reader.get(event_id, self._writer.log.sequence),
+            self._preparer.imported,
+            lambda events: self._append(events, None, None, False, "raise", None, None),
+        )
+        return import_journal(source, target, chosen, label, progress)
 
     def deny(
         self,
@@ -1190,6 +1498,144 @@ class Store(_Reading):
             receipt = self._appender.commit((event,))[0]
         return receipt
 
+    # --- signing and checkpoints ---------------------------------------------
+
+    def _introduce_keys(self) -> None:
+        """Write down the keys that the journal does not know yet; the store closes if it can't."""
+        try:
+            bound = self._writer.log.sequence
+            events = self._ledger().introductions(self._config.signing_keys, bound)
+            if events:
+                self._appender.commit(events, durable=True)
+            self._read_spans()
+        except BaseException:
+            self._release()
+            raise
+
+    def _read_spans(self) -> None:
+        # Only this store writes, so nobody else's keys can come in between.
+        spans = self._ledger().spans(self._writer.log.sequence)
+        self._spans = {span.key_id: span for span in spans}
+
+    def sign(self, receipt: AppendReceipt) -> AppendReceipt:
+        """Make the receipt's event durable, and return the receipt with a signature that says so.
+
+        The last of `signing_keys` that is in force for the event signs. No append makes a
+        signature. Raises InvalidInput for a receipt that is not this journal's,
+        KeyNotInForce, JournalPoisoned, StoreClosed.
+        """
+        if not isinstance(receipt, AppendReceipt) or receipt.journal_id != self._journal_id:
+            raise InvalidInput(
+                "sign() takes a receipt of this journal", field="receipt", value=receipt
+            )
+        self._writer.check()
+        sequence = receipt.sequence
+        if sequence >= self._writer.log.sequence or receipt != self._receipt_of(
+            self._reader.summary(sequence)
+        ):
+            raise InvalidInput(
+                f"the receipt does not fit event {sequence} of this journal",
+                field="receipt",
+                value=sequence,
+                advice="take it from the append, or read it from what to_json() wrote",
+            )
+        for key in reversed(self._config.signing_keys):
+            key_id = ReceiptKey(key.public_key).key_id
+            span = self._spans.get(key_id)
+            if span is not None and span.covers(sequence):
+                self._writer.wait_durable(sequence + 1)
+                return receipt.signed_with(key_id, key.sign(receipt.signed_message))
+        raise KeyNotInForce(
+            f"no signing key of this store is in force for event {sequence}",
+            sequence=sequence,
+            advice="open the store with signing_keys=; a key counts from its introduction on"
+            if not self._config.signing_keys
+            else "keys count from the event that introduced them until the one that retired them",
+        )
+
+    def _receipts_to_show(
+        self, events: list[Event], given: AppendReceipt | None
+    ) -> list[AppendReceipt]:
+        receipts = super()._receipts_to_show(events, given)
+        if given is not None or not self._config.signing_keys:
+            return receipts
+        return [self._signed_if_possible(receipt) for receipt in receipts]
+
+    def _signed_if_possible(self, receipt: AppendReceipt) -> AppendReceipt:
+        try:
+            return self.sign(receipt)
+        except KeyNotInForce:
+            # An event from before the keys: the bundle shows its receipt unsigned.
+            return receipt
+
+    def retire_key(self, key_id: bytes, *, reason: str = "") -> None:
+        """Say in the journal, durably, that a receipt key's signatures count no more.
+
+        What it signed for earlier events stays good. Raises InvalidInput for a key that
+        the journal does not know or that was retired before.
+        """
+        self._read_spans()
+        span = self._spans.get(key_id)
+        if span is None or span.until is not None:
+            raise InvalidInput(
+                "the journal does not know this key"
+                if span is None
+                else f"event {span.until} retired this key already",
+                field="key_id",
+                value=key_id.hex(),
+                advice="signing_keys() lists them",
+            )
+        if not isinstance(reason, str) or len(reason.encode("utf-8", "replace")) > 1024:
+            raise InvalidInput("a reason is text of up to 1024 bytes", field="reason")
+        self._appender.commit([key_retired_event(key_id=key_id, reason=reason)], durable=True)
+        self._read_spans()
+
+    def checkpoint(self) -> StoredCheckpoint:
+        """Make all durable and sign its size and Merkle root with `checkpoint_key`.
+
+        The note stands in `checkpoints/`, in an event, and as `tlog/checkpoint` beside the
+        tiles, so that `tlog/` can be published as it is. When only checkpoints are new,
+        gives the last one again. Raises InvalidInput without a key, JournalCorrupt when the
+        events of an earlier checkpoint were changed, NoSpace, StorageFailed,
+        JournalPoisoned.
+        """
+        key = self._config.checkpoint_key
+        if key is None:
+            raise InvalidInput(
+                "a checkpoint needs a key to sign it",
+                field="checkpoint_key",
+                advice="open the store with checkpoint_key=SigningKey.load(FILE)",
+            )
+        self._writer.check()
+        if self._queue is not None:
+            self._queue.drain()
+        return self._checkpoints().make(key)
+
+    def add_cosignatures(self, note: str, witnesses: Iterable[NoteKey]) -> StoredCheckpoint:
+        """Keep what these witnesses signed of a stored checkpoint, beside its own signature.
+
+        Raises InvalidInput, NotCheckpointed, StorageFailed.
+        """
+        self._writer.check()
+        return self._checkpoints().add_cosignatures(note, tuple(witnesses))
+
+    def _checkpoints(self) -> CheckpointMaker:
+        if self._maker is None:
+            with self._starting:
+                if self._maker is None:
+                    self._maker = CheckpointMaker(
+                        self._files, self._layout, self.origin, self._reader, self._tree_here(),
+                        self._synced, lambda event: self._appender.commit([event], durable=True),
+                    )  # fmt: skip
+        return self._maker
+
+    def _synced(self) -> int:
+        self._writer.sync()
+        return self._writer.durable.sequence
+
+    def _prover(self) -> Prover:
+        return Prover(self._layout, self._reader, self._tree_here(), may_write=True)
+
     # --- durability ----------------------------------------------------------
 
     def sync(self) -> None:
@@ -1254,6 +1700,18 @@ class Store(_Reading):
         writer = self._writer
         writer.check_readable()
         return writer.visible
+
+    def _settle(self) -> Place:
+        writer = self._writer
+        writer.check_readable()
+        if writer.poison is None:
+            self.sync()
+        # Durable first: the log read later can only be further.
+        durable = writer.durable.sequence
+        log = writer.log
+        return place_of(
+            self._reader, durable, written=log.sequence, written_end=log.end, epoch=writer.epoch
+        )
 
     def diagnostics(self) -> Diagnostics:
         from batpak.engine.diagnostics import writer_diagnostics
@@ -1382,6 +1840,12 @@ def _check_kinds(config: StoreConfig) -> None:
         if config.on_kind_collision == "refuse":
             raise
         logger.warning("%s", str(error), extra={"code": "kind-collision", "error": str(error)})
+
+
+def _no_checkpoint(what: str) -> NotCheckpointed:
+    return NotCheckpointed(
+        what, advice="make one with Store.checkpoint(), or: batpak checkpoint JOURNAL --key FILE"
+    )
 
 
 def _low(after: int | None) -> int:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from batpak.errors import BatpakError
-from batpak_cli import checking, forgetting, reading, shapes, terminal, writing
+from batpak_cli import checking, forgetting, keeping, proving, reading, shapes, terminal, writing
 from batpak_cli.arguments import WANTS_JSON
 
 __all__ = ["EXIT_CODES", "app", "main"]
@@ -98,6 +98,16 @@ _imports = typer.Typer(
     help="Add what a foreign source has and the journal has not.",
     rich_markup_mode=None,
 )
+_keys = typer.Typer(
+    name="keys",
+    help="Make keys to sign with, and say which of them count for a journal's receipts.",
+    rich_markup_mode=None,
+)
+_witness = typer.Typer(
+    name="witness",
+    help="Ask witnesses to cosign a journal's checkpoints, or be one for another's.",
+    rich_markup_mode=None,
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -146,18 +156,35 @@ for _name, _command in (
     ("tail", reading.tail),
     ("query", reading.query),
     ("stats", reading.stats),
+    ("checkpoint", proving.checkpoint),
+    ("prove", proving.prove),
     ("verify", checking.verify),
     ("export", reading.export),
     ("erase", forgetting.erase),
     ("compact", forgetting.compact),
     ("repair", checking.repair),
     ("doctor", checking.doctor),
+    ("snapshot", keeping.snapshot),
+    ("restore", keeping.restore),
+    ("fork", keeping.fork),
 ):
     app.command(_name)(_command)
 app.add_typer(_imports)
 _imports.command("jsonl")(writing.import_jsonl)
 _imports.command("csv")(writing.import_csv)
 _imports.command("git")(writing.import_git)
+app.add_typer(_keys)
+for _name, _command in (
+    ("new", proving.keys_new),
+    ("show", proving.keys_show),
+    ("add", proving.keys_add),
+    ("list", proving.keys_list),
+    ("retire", proving.keys_retire),
+):
+    _keys.command(_name)(_command)
+app.add_typer(_witness)
+_witness.command("request")(proving.witness_request)
+_witness.command("cosign")(proving.witness_cosign)
 
 
 def main() -> None:

@@ -7,16 +7,17 @@ is the journal's own error.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import batpak
-from batpak.errors import JournalCorrupt, KindError, NotAJournal
+from batpak.errors import InvalidInput, JournalCorrupt, KindError, NotAJournal
 from batpak.kinds import Category, EventKind
 
 if TYPE_CHECKING:
-    from batpak import Region, Store
+    from batpak import Event, ReadOnlyStore, Region, Store
 
 __all__ = [
     "WANTS_JSON",
@@ -28,10 +29,13 @@ __all__ = [
     "JsonOption",
     "KindOption",
     "ScopeOption",
+    "WitnessOption",
     "open_to_write",
+    "parse_event",
     "parse_id",
     "parse_kind",
     "parse_region",
+    "read_text",
 ]
 
 WANTS_JSON = "batpak.json"
@@ -52,6 +56,12 @@ JsonOption = Annotated[
     bool,
     typer.Option(
         "--json", callback=_remember, help="Print JSON for programs instead of text for people."
+    ),
+]
+WitnessOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--witness", metavar="KEY", help="A witness's key, or a file with it; repeatable."
     ),
 ]
 EntityOption = Annotated[
@@ -75,6 +85,8 @@ AfterOption = Annotated[
 ]
 
 _MAX_CLOCK = (1 << 32) - 1
+_SEQUENCE_DIGITS = 19
+"""No sequence has more."""
 
 
 def _number(option: str, text: str) -> int:
@@ -103,6 +115,36 @@ def parse_id(text: str) -> bytes:
 
     kinds = {"causation": CausationId, "correlation": CorrelationId}
     return kinds.get(text.partition(":")[0], EventId).parse(text).bytes
+
+
+def parse_event(store: Store | ReadOnlyStore, text: str) -> Event:
+    """The event of a sequence or an id. Raises IdError, EventNotFound, Damaged."""
+    if text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS:
+        return store.at(int(text))
+    return store.get(batpak.EventId.from_bytes(parse_id(text)))
+
+
+def read_text(path: str, limit: int) -> str:
+    """A file's text, or that of standard input for `-`: UTF-8, at most `limit` bytes.
+
+    Raises InvalidInput, StorageFailed.
+    """
+    from batpak.files import refusal
+
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(limit + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(limit + 1)
+    except OSError as error:
+        raise refusal(error, "can't read the file", path) from error
+    if len(data) > limit:
+        raise InvalidInput(f"more than {limit} bytes, which is too long", field="file", value=path)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput("this is not UTF-8 text", field="file", value=path) from error
 
 
 def parse_region(
@@ -136,7 +178,7 @@ def _clocks(text: str) -> tuple[int, int]:
         ) from error
 
 
-def open_to_write(path: str) -> Store:
+def open_to_write(path: str, **options: Any) -> Store:
     """Open an existing journal for writing. Raises as `Store.open`, and NotAJournal.
 
     Store.open would make a journal; a command that is given a mistyped path must not.
@@ -157,4 +199,4 @@ def open_to_write(path: str) -> Store:
             file=layout.root,
             advice=f"check the path, or create one with: batpak init {path}",
         )
-    return batpak.Store.open(path)
+    return batpak.Store.open(path, "rw", **options)

@@ -5,6 +5,7 @@ None of them changes a byte of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,10 +13,12 @@ import typer
 
 import batpak
 from batpak_cli import shapes, terminal
-from batpak_cli.arguments import Journal, JsonOption
+from batpak_cli.arguments import Journal, JsonOption, WitnessOption, read_text
 
 if TYPE_CHECKING:
     from batpak.engine.doctor import Examination
+    from batpak.proof.notes import Key
+    from batpak.receipt import ReceiptKey
 
 __all__ = ["doctor", "repair", "verify"]
 
@@ -23,29 +26,70 @@ Level = Literal["chain", "full"]
 
 
 def verify(
-    journal: Journal,
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A journal's directory, or a bundle's file.")
+    ],
     level: Annotated[
         Level,
         typer.Option(help="full: every payload too. chain: rows, links and checksums only."),
     ] = "full",
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="The log's key, or a file with it: who signs checkpoints."
+        ),
+    ] = None,
+    receipt_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEX",
+            help="A public key for a bundle's receipts; repeatable.",
+            show_default="those that the bundle shows",
+        ),
+    ] = None,
+    witness: WitnessOption = None,
+    quorum: Annotated[
+        int,
+        typer.Option(
+            min=0, max=64, metavar="K", help="How many of the witnesses must have signed."
+        ),
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Recompute every hash and link; exit 1 when one is wrong.
+    """Check a journal, or a bundle from one; exit 1 when something is wrong.
 
-    Whoever can rewrite the whole journal can also make new hashes: compare the root, or
-    the last event's hash, with one that you noted elsewhere.
+    A journal: recomputes every hash and link, and the Merkle root under each checkpoint.
+    Whoever can rewrite all of it can also make new hashes and, with the key, checkpoints:
+    compare with what witnesses signed, or with a note that you kept elsewhere.
 
-    In Python: Store.verify. With --json: the shape "verify".
+    A bundle: needs no journal, only keys that you trust, and lists what was checked. Not
+    shown is not failed: read what is not shown.
+
+    In Python: Store.verify; batpak.proof.bundle.verify_bundle. With --json: the shape
+    "verify", or for a bundle "verdict".
 
     \b
     Example:
       batpak verify journal
+      batpak keys show checkpoints.pem --journal journal --field log-key > log.key
+      batpak verify bundle.json --key log.key
     """
+    from batpak_cli.proving import parse_key
+
+    log = None if key is None else parse_key(key, "--key")
+    witnesses = tuple(parse_key(text, "--witness") for text in witness or ())
+    if quorum > len(witnesses):
+        raise typer.BadParameter(f"{quorum} of {len(witnesses)} witnesses can't sign")
+    if os.path.isfile(path):
+        _verify_bundle(path, log, _receipt_keys(receipt_key), witnesses, quorum, json)
+        return
+    if receipt_key or witnesses:
+        raise typer.BadParameter("--receipt-key and --witness are for bundles")
     with (
-        batpak.Store.open(journal, mode="r") as store,
+        batpak.Store.open(path, mode="r") as store,
         terminal.Bar("verify", unit="bytes", quiet=json) as bar,
     ):
-        report = store.verify(level, progress=bar)
+        report = store.verify(level, progress=bar, keys=() if log is None else (log,))
     if json:
         terminal.emit(shapes.verified(report))
     else:
@@ -59,6 +103,52 @@ def verify(
             f"level {report.level}, {report.seconds:.2f} s{root}"
         )
     if not report.ok:
+        raise typer.Exit(1)
+
+
+def _receipt_keys(texts: list[str] | None) -> list[ReceiptKey]:
+    from batpak.receipt import ReceiptKey
+
+    keys: list[ReceiptKey] = []
+    for text in texts or ():
+        try:
+            public_key = bytes.fromhex(text)
+        except ValueError:
+            public_key = b""
+        if len(public_key) != 32:
+            raise typer.BadParameter("a public key is 64 hex digits", param_hint="--receipt-key")
+        keys.append(ReceiptKey(public_key))
+    return keys
+
+
+def _verify_bundle(
+    path: str,
+    log: Key | None,
+    receipt_keys: list[ReceiptKey],
+    witnesses: tuple[Key, ...],
+    quorum: int,
+    json: bool,
+) -> None:
+    from batpak.bundle import MAX_BUNDLE_LENGTH
+    from batpak.proof.bundle import verify_bundle
+    from batpak.proof.notes import Policy
+
+    if log is None:
+        raise typer.BadParameter(
+            "a bundle is checked with --key, the log's key: get it from somebody other than "
+            "whoever gave you the bundle"
+        )
+    text = read_text(path, MAX_BUNDLE_LENGTH)
+    verdict = verify_bundle(text, receipt_keys, Policy(log, witnesses, quorum))
+    if json:
+        terminal.emit(shapes.judged(verdict))
+    else:
+        for check in verdict.checks:
+            event = "" if check.sequence is None else f" of event {check.sequence}"
+            detail = f": {check.detail}" if check.detail else ""
+            print(terminal.safe(f"{shapes.ANSWERS[check.held]:9} {check.name}{event}{detail}"))
+        print("ok: no check failed" if verdict.ok else "not proven: a check failed")
+    if not verdict.ok:
         raise typer.Exit(1)
 
 

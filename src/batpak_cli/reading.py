@@ -28,7 +28,7 @@ from batpak_cli.arguments import (
     JsonOption,
     KindOption,
     ScopeOption,
-    parse_id,
+    parse_event,
     parse_region,
 )
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from batpak import Event, ReadOnlyStore
 
 __all__ = ["export", "log", "query", "show", "stats", "tail"]
-
-_SEQUENCE_DIGITS = 19
 
 
 @contextmanager
@@ -104,12 +102,7 @@ def show(
       batpak show journal 0
     """
     with batpak.Store.open(journal, mode="r") as store:
-        is_sequence = event.isascii() and event.isdigit() and len(event) <= _SEQUENCE_DIGITS
-        found = (
-            store.at(int(event))
-            if is_sequence
-            else store.get(batpak.EventId.from_bytes(parse_id(event)))
-        )
+        found = parse_event(store, event)
     shape = shapes.event(found)
     if json:
         terminal.emit(shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from batpak.errors import BatpakError
 
@@ -23,15 +23,23 @@ if TYPE_CHECKING:
         Stats,
         VerifyReport,
     )
+    from batpak.engine.checkpoints import StoredCheckpoint
     from batpak.engine.doctor import Examination
+    from batpak.engine.forking import ForkReport
+    from batpak.engine.keys import KeySpan
     from batpak.engine.repair import Diagnosis
+    from batpak.engine.restoring import RestoreReport
+    from batpak.engine.snapshot import SnapshotReport
+    from batpak.proof.bundle import Verdict
     from batpak_cli.importers.report import ImportReport
 
 __all__ = [
+    "ANSWERS",
     "EVENT_FIELDS",
     "MARKS",
     "SHAPES",
     "as_json",
+    "checkpoint",
     "compacted",
     "diagnosis",
     "erased",
@@ -40,6 +48,9 @@ __all__ = [
     "examined",
     "finding",
     "imported",
+    "judged",
+    "kept",
+    "key_span",
     "line",
     "stats",
     "verified",
@@ -76,6 +87,9 @@ EVENT_FIELDS = {
     "prev_hash": "hash of the entity's event before, hex; zeros for its first",
     "event_hash": "the event's hash, hex",
 }
+
+ANSWERS = {True: "held", False: "failed", None: "not shown"}
+"""What a check of a bundle came to, in words."""
 
 FINDING_FIELDS = {
     "code": "what is wrong, kebab-case, stable",
@@ -116,8 +130,48 @@ SHAPES = {
         "segments": "files checked",
         "bytes": "bytes of log checked",
         "seconds": "how long it took",
-        "root": "Merkle root over the event hashes, hex, or null",
+        "root": "Merkle root over the event hashes, hex; null for `chain`, and with events missing",
         "findings": "a list of findings",
+    },
+    "verdict": {
+        "ok": "whether no check failed",
+        "checks": "a list of `name`, `answer` (`held`, `failed`, `not shown`), `detail`, "
+        "`sequence` or null; docs/proofs.md says what each one means",
+    },
+    "key": {
+        "file": "where the private key is",
+        "public_key": "32 bytes, hex: verifies receipts",
+        "key_id": "its BLAKE3, hex: what receipts call it",
+        "log_key": "verifies this name's checkpoints; null without a name",
+        "witness_key": "verifies this name's cosignatures; null without a name",
+    },
+    "key-span": {
+        "key_id": "hex",
+        "public_key": "hex",
+        "since": "the event that introduced it: it counts from there on",
+        "until": "the event that retired it, from which on it does not; null: in force",
+    },
+    "checkpoint": {
+        "origin": "the journal's name",
+        "size": "how many events it covers, from the first",
+        "root": "Merkle root over their hashes, hex",
+        "note": "the signed note",
+        "is_new": "false when nothing but checkpoints was new",
+    },
+    "witness-request": {
+        "old_size": "what the witness has seen",
+        "old_root": "the root that it must have seen then, hex",
+        "size": "events that the checkpoint covers",
+        "root": "its root, hex",
+        "hashes": "the consistency proof, hex",
+        "note": "the signed checkpoint",
+    },
+    "cosigned": {
+        "origin": "the log's name",
+        "size": "events that the checkpoint covers",
+        "time": "seconds since 1970 in the cosignature",
+        "line": "the cosignature's line",
+        "note": "the note with that line added",
     },
     "stats": {
         "path": "the journal's directory",
@@ -191,6 +245,42 @@ SHAPES = {
         "lost_from": "first sequence that it accepts as lost",
         "lost_until": "the bound behind the last one",
         "quarantined": "files of the copy that hold what was set aside",
+    },
+    "snapshot": {
+        "destination": "the snapshot",
+        "journal_id": "UUID of the journal that it is of",
+        "events": "exclusive bound: it has the events below it",
+        "last_hash": "event hash of the last of them, hex",
+        "files": "how many the manifest names",
+        "bytes": "of all of them",
+        "cloned": "bytes that share their blocks with the journal's, until one is written to",
+        "linked": "bytes in files that the journal has under another name",
+        "copied": "bytes that were written anew",
+        "digest": "BLAKE3 of manifest.json, hex: note it elsewhere",
+        "seconds": "how long it took",
+    },
+    "restore": {
+        "destination": "the new journal",
+        "journal_id": "its UUID",
+        "origin": "its name in checkpoints",
+        "from_journal": "UUID of the journal that the snapshot is of",
+        "events": "exclusive bound of the events that come from the snapshot",
+        "resumed": "whether it is the same journal, and no fork",
+        "files": "how many were compared",
+        "bytes": "of all of them",
+        "seconds": "how long it took",
+    },
+    "fork": {
+        "destination": "the new journal",
+        "journal_id": "its UUID",
+        "origin": "its name in checkpoints",
+        "from_journal": "UUID of the journal that it has its past from",
+        "events": "exclusive bound of that past",
+        "bytes": "of all files of that past",
+        "cloned": "as in a snapshot",
+        "linked": "as in a snapshot",
+        "copied": "as in a snapshot",
+        "seconds": "how long it took",
     },
     "error": {
         "code": "kebab-case, stable",
@@ -296,6 +386,43 @@ def verified(report: VerifyReport) -> dict[str, Any]:
     }
 
 
+def judged(verdict: Verdict) -> dict[str, Any]:
+    """The shape "verdict"."""
+    return {
+        "ok": verdict.ok,
+        "checks": [
+            {
+                "name": check.name,
+                "answer": ANSWERS[check.held],
+                "detail": check.detail,
+                "sequence": check.sequence,
+            }
+            for check in verdict.checks
+        ],
+    }
+
+
+def key_span(span: KeySpan) -> dict[str, Any]:
+    """The shape "key-span"."""
+    return {
+        "key_id": span.key_id.hex(),
+        "public_key": span.public_key.hex(),
+        "since": span.since,
+        "until": span.until,
+    }
+
+
+def checkpoint(made: StoredCheckpoint) -> dict[str, Any]:
+    """The shape "checkpoint"."""
+    return {
+        "origin": made.origin,
+        "size": made.size,
+        "root": made.root.hex(),
+        "note": made.note,
+        "is_new": made.is_new,
+    }
+
+
 def stats(path: str, journal_id: object, origin: str, numbers: Stats) -> dict[str, Any]:
     """The shape "stats"."""
     first, last = numbers.first_time, numbers.last_time
@@ -383,6 +510,15 @@ def diagnosis(found: Diagnosis) -> dict[str, Any]:
     return plain | {"choices": list(found.choices)}
 
 
+def kept(
+    shape: Literal["snapshot", "restore", "fork"],
+    report: SnapshotReport | RestoreReport | ForkReport,
+) -> dict[str, Any]:
+    """The shapes "snapshot", "restore" and "fork"."""
+    fields = {name: _fact(getattr(report, name)) for name in SHAPES[shape]}
+    return fields | {"seconds": round(report.seconds, 6)}
+
+
 def examined(found: Examination) -> dict[str, Any]:
     """The shape "doctor"."""
     from batpak.engine.report import plain
@@ -403,9 +539,11 @@ def error(failure: BatpakError) -> dict[str, Any]:
 
 
 def _fact(value: Any) -> Any:
-    """A field of an error or finding; what JSON has no form for as text."""
+    """A field of an error or report; what JSON has no form for as text."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, tuple):
+        return [_fact(item) for item in cast("tuple[Any, ...]", value)]
     return str(value)

@@ -574,6 +574,39 @@ def test_compact_names_the_copies_that_may_remain(own: Path, tmp_path: Path) -> 
     assert f"may remain: {own / 'quarantine' / 'tail.bin'}" in " ".join(done.err.split("\n"))
 
 
+def test_a_snapshot_is_taken_restored_and_forked_from_the_command_line(
+    history: Path, tmp_path: Path
+) -> None:
+    copy, new, same, other = (tmp_path / name for name in ("copy", "new", "same", "other"))
+    # A live writer is in nobody's way.
+    with Store.open(history):
+        taken = program("snapshot", history, copy, "--json").json
+        assert taken.keys() == SHAPES["snapshot"].keys()
+        assert taken["events"] == 17
+        forked = program("fork", history, other, "--json", "--origin", "example.org/b").json
+        assert forked.keys() == SHAPES["fork"].keys()
+        assert (forked["events"], forked["origin"]) == (17, "example.org/b")
+    restored = program("restore", copy, new, "--json").json
+    assert restored.keys() == SHAPES["restore"].keys()
+    assert restored["journal_id"] != restored["from_journal"] == taken["journal_id"]
+    assert batpak("restore", copy, same, "--resume", "--json").json["resumed"] is True
+    for path in (copy, new, same, other):
+        assert batpak("verify", path, "--json").json["ok"]
+    assert batpak("snapshot", new, tmp_path / "next").out.startswith("snapshot ")
+    assert batpak("restore", tmp_path / "next", tmp_path / "last").out.startswith("restored ")
+    assert batpak("fork", new, tmp_path / "branch").out.startswith("fork ")
+
+    taken_place = batpak("snapshot", history, copy, "--json", code=5)
+    assert json.loads(taken_place.err)["error"]["code"] == "destination-taken"
+    assert "refused: " in batpak("restore", history, tmp_path / "n", code=5).err
+    (copy / "tail.hint").unlink()
+    failed = batpak("restore", copy, tmp_path / "n", "--json", code=3)
+    told = json.loads(failed.err)["error"]
+    assert told["code"] == "snapshot-damaged"
+    assert told["facts"]["findings"] == ["tail.hint: it is missing"]
+    assert not (tmp_path / "n").exists()
+
+
 def test_a_held_lock_is_exit_4_and_names_the_holder(journal: Path) -> None:
     with Store.open(journal):
         done = program("append", journal, "a", "b", "--json-payload", "1", code=4)

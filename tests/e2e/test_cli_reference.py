@@ -14,8 +14,9 @@ from tools import cli_reference
 ENTRIES = {entry.words: entry for entry in cli_reference.entries()}
 COMMANDS = {
     "demo", "init", "append", "import jsonl", "import csv", "import git", "log", "show",
-    "tail", "query", "verify", "stats", "export", "repair", "doctor",
-    "erase", "compact",
+    "tail", "query", "checkpoint", "prove", "verify", "stats", "export", "repair", "doctor",
+    "keys new", "keys show", "keys add", "keys list", "keys retire", "witness request",
+    "witness cosign", "erase", "compact", "snapshot", "restore", "fork",
 }  # fmt: skip
 
 

@@ -81,5 +81,5 @@ def test_completion_can_be_installed_and_touches_nothing_but_its_file_and_the_st
     [script] = added - {tmp_path / ".bashrc"}
     assert str(script) in said
     assert str(script) in (tmp_path / ".bashrc").read_text()
-    answer = bash(environment, ASK, str(script), "batpak", "rep")
+    answer = bash(environment, ASK, str(script), "batpak", "repa")
     assert answer == "repair\n"

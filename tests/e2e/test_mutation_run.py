@@ -94,5 +94,6 @@ def test_the_copy_is_what_its_tests_import(shop: Workshop) -> None:
     magic = next(m for m in found if m.old == 'b"BPTH"')
     assert Path(shop.place) != ROOT
     golden = "tests/unit/test_golden.py::test_the_library_makes_the_stored_bytes[tail-hint]"
-    known = Covering({"seconds": {golden: 1.0}, "lines": {MODULE: {"1": [golden]}}})
+    lines = {str(magic.line): ["", golden]}
+    known = Covering({"seconds": {golden: 1.0}, "lines": {MODULE: lines}})
     assert shop.judge(magic, known).outcome is Outcome.KILLED

@@ -18,9 +18,12 @@ from pathlib import Path
 from batpak import Coordinate, Durability, EventKind, Item, Store, canonical
 from batpak.outcome import Batch, Err, ErrorKind, Ok, OutcomeError
 from batpak.receipt import encode_extensions
+from batpak.tlog import tiles
 from tests.fuzz import target
 from tests.fuzz.mending import mend_sidecar
+from tests.support import proof_vectors
 from tests.support.faulty_files import DISK
+from tests.support.small_log import POLICY
 from tools import golden_vectors
 
 ROOM = Coordinate("lamp:1", "house")
@@ -89,6 +92,25 @@ def written(directory: str) -> dict[str, bytes]:
     return found
 
 
+def proofs() -> Iterator[Seed]:
+    """Proofs from their golden vectors, and texts beside them."""
+    made = proof_vectors.build()
+    for name, text in made.items():
+        if name.startswith("bundle"):
+            yield "bundles", name.removesuffix(".json"), text.encode()
+    yield "bundles", "empty", b'{"format":"batpak/bundle/v1"}'
+    note = made["checkpoint.txt"]
+    yield "notes", "checkpoint", note.encode()
+    yield "notes", "extended", note.replace("\n\n", "\nmore\n\n", 1).encode()
+    yield "notes", "no-signature", note.partition("—")[0].encode()
+    for number, key in enumerate((POLICY.log, *POLICY.witnesses)):
+        yield "verifier-keys", str(number), str(key).encode()
+    for number, path in enumerate(("tile/0/x001/x234/067", "tile/63/000.p/1", "tile/entries/999")):
+        yield "tile-paths", str(number), path.encode()
+    for count in (1, 3, 256):
+        yield "entry-bundles", str(count), tiles.encode_entries([bytes(32)] * count)
+
+
 def seeds() -> Iterator[Seed]:
     """Every input that this script makes."""
     vectors = golden()
@@ -124,6 +146,7 @@ def seeds() -> Iterator[Seed]:
         yield "key-header", f"golden-{mode}", bytes([mode]) + vectors["key-table"]
         yield "disposable-key-table", f"golden-{mode}", bytes([mode]) + vectors["key-table"]
         yield "disposable-sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
+    yield from proofs()
     for name, at, value in (
         ("hlc", 96, b"\xff" * 8), ("hlc-low", 96, bytes(8)), ("epoch", 104, b"\x09"),
         ("no-epoch", 104, b"\x00"), ("count", 40, b"\x05"), ("covered", 48, b"\x88"),
@@ -140,6 +163,15 @@ def seeds() -> Iterator[Seed]:
     yield "sidecar", "bent", b"\x01" + mend_sidecar(bytes(damaged))
     for name in ("journal-json", "journal-json-fork"):
         yield "identity", name, vectors[name]
+    whole = vectors["manifest"]
+    for number, (old, new) in enumerate((
+        (b"", b""), (b'"manifest": 1', b'"manifest": 2'), (b'"events": 7', b'"events": 0'),
+        (b"cursors/mailer", b"../../mailer"), (b"cursors/mailer", b"cursors/../x"),
+        (b"journal.json", b"tail.hint"), (b'"size": 8', b'"size": -8'), (b'"origin"', b'"origim"'),
+    )):  # fmt: skip
+        bent = whole.replace(old, new) if old else whole
+        yield "manifest", f"manifest-{number}", b"\x00" + bent
+        yield "manifest", f"forged-{number}", b"\x01" + bent
     for name, texts in TEXTS.items():
         for number, text in enumerate(texts):
             yield name, f"text-{number}", text.encode("utf-8", "surrogatepass")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from batpak import canonical
+from batpak.engine import manifest
 from batpak.errors import StorageFailed
 from batpak.ids import EventId
 from batpak.journal.header import SegmentHeader
@@ -112,6 +113,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "jsonl-import": (commands, "import_jsonl", raising(KeyError("line"))),
     "key-header": (KeyHeader, "encode", wrongly(b"")),
     "kinds": (values.EventKind, "__str__", wrongly("0x0")),
+    "manifest": (manifest, "may_hold", wrongly(True)),
     "opening": (journals.Store, "query", raising(IndexError())),
     "options": (commands, "parse_id", wrongly(b"short")),
     "outcomes": (values.Outcome, "to_json", wrongly("{}")),

@@ -63,10 +63,12 @@ class Operation(NamedTuple):
 
 CHANGES = frozenset(
     {"create", "pwrite", "sync_data", "sync_file", "sync_directory", "truncate", "allocate"}
-    | {"rename", "unlink", "mkdir", "lock"}
+    | {"rename", "unlink", "link", "clone", "mkdir", "rmdir", "lock"}
 )
 """Operations that change something; `open` with O_CREAT is recorded as `create`."""
-NEEDS_ROOM = frozenset({"create", "pwrite", "allocate", "rename", "mkdir", "truncate"})
+NEEDS_ROOM = frozenset(
+    {"create", "pwrite", "allocate", "rename", "link", "clone", "mkdir", "truncate"}
+)
 SYNCS = frozenset({"sync_data", "sync_file", "sync_directory"})
 
 
@@ -152,8 +154,19 @@ class RecordingFiles:
     def unlink(self, path: str) -> None:
         self._run(Operation("unlink", path), lambda: DISK.unlink(path))
 
+    def link(self, source: str, target: str) -> None:
+        operation = Operation("link", source, target=target)
+        self._run(operation, lambda: DISK.link(source, target))
+
+    def clone(self, source_fd: int, target_fd: int) -> None:
+        operation = Operation("clone", self._path(source_fd), target=self._path(target_fd))
+        self._run(operation, lambda: DISK.clone(source_fd, target_fd))
+
     def mkdir(self, path: str) -> None:
         self._run(Operation("mkdir", path), lambda: DISK.mkdir(path))
+
+    def rmdir(self, path: str) -> None:
+        self._run(Operation("rmdir", path), lambda: DISK.rmdir(path))
 
     def listdir(self, path: str) -> list[str]:
         return self._run(Operation("listdir", path), lambda: DISK.listdir(path))

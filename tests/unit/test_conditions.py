@@ -191,6 +191,16 @@ def test_all_conditions_of_a_commit_have_to_hold(store: Store) -> None:
         store.append_many(items, expect={ALICE.entity: 0}, unless=seen)
 
 
+def test_each_region_of_a_condition_rules_out(store: Store) -> None:
+    stream(store, 2)
+    here, elsewhere = Region(entity=ALICE.entity), Region(entity="player:nobody")
+    for regions in ((here, elsewhere), (elsewhere, here), (elsewhere, elsewhere, here)):
+        with pytest.raises(ConditionFailed) as raised:
+            store.append(BOB, 1, kind=NOTE, unless=Unless(*regions))
+        assert (raised.value.sequence, raised.value.region) == (1, repr(here))
+    assert store.append(BOB, 1, kind=NOTE, unless=Unless(elsewhere, elsewhere)).clock == 0
+
+
 # --- two looks ------------------------------------------------------------------------
 
 
@@ -265,6 +275,18 @@ def test_nothing_is_looked_at_twice_when_nothing_came(
     looks = Looks(monkeypatch)
     store.append(ALICE, 1, kind=NOTE, unless=Unless(Region(kind=OTHER), after=3))
     assert looks.rows == [2]
+
+
+@pytest.mark.parametrize("key", [None, operation_key("test", "refused")], ids=["plain", "keyed"])
+@pytest.mark.parametrize("way", [WAYS["append"], WAYS["submit_many"]], ids=["append", "queue"])
+def test_what_was_refused_is_not_looked_for_again(
+    store: Store, way: Callable[..., Any], key: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream(store, 5)
+    looks = Looks(monkeypatch)
+    with pytest.raises(ConditionFailed):
+        way(store, Item(ALICE, 1, kind=NOTE, key=key), unless=Unless(Region(kind=NOTE)))
+    assert looks.rows == [6]
 
 
 # --- races ----------------------------------------------------------------------------
@@ -355,6 +377,23 @@ def test_a_retry_that_overlaps_its_first_attempt_succeeds_too(
     monkeypatch.setattr(LogReader, "find_id", late)
     assert way(store, item, unless=unless) == first[0]
     assert len(store) == 2
+
+
+def test_a_batch_that_overlaps_its_first_attempt_succeeds_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [
+        Item(ALICE, number, kind=NOTE, key=operation_key("test", str(number))) for number in (1, 2)
+    ]
+    unless, expect = Unless(Region(entity=ALICE.entity)), {ALICE.entity: Expect.EMPTY}
+    first: list[tuple[AppendReceipt, ...]] = []
+    looks = Looks(monkeypatch)
+    # Its own keys are not known yet, and its condition holds, when it is overtaken.
+    looks.during = in_another_thread(
+        lambda: first.append(store.append_many(items, unless=unless, expect=expect))
+    )
+    assert store.append_many(items, unless=unless, expect=expect) == first[0]
+    assert len(store) == 3
 
 
 def test_racing_retries_of_one_conditional_append_all_get_its_receipt(tmp_path: Path) -> None:

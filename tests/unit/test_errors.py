@@ -40,6 +40,7 @@ CoordinateError         coordinate              InvalidInput   no   5
 Damaged                 damaged                 Damaged        no   3
 DecodeError             decode                  Conflict       no   5
 DecodeFailed            decode-failed           Conflict       no   5
+DestinationTaken        destination-taken       InvalidInput   no   5
 EntityClockOverflow     entity-clock-overflow   Conflict       no   5
 EventNotFound           event-not-found         InvalidInput   no   5
 ExpectationFailed       expectation-failed      Conflict       no   5
@@ -61,7 +62,9 @@ JournalCorrupt          journal-corrupt         Damaged        no   3
 JournalLocked           journal-locked          Unavailable    yes  4
 JournalPoisoned         journal-poisoned        Damaged        no   3
 JournalRewound          journal-rewound         Damaged        no   3
+KeyFileRefused          key-file-refused        InvalidInput   no   5
 KeyInvalid              key                     InvalidInput   no   5
+KeyNotInForce           key-not-in-force        Conflict       no   5
 KindCollision           kind-collision          InvalidInput   no   5
 KindError               kind                    InvalidInput   no   5
 KindMismatch            kind-mismatch           Conflict       no   5
@@ -69,6 +72,8 @@ NetworkFilesystem       network-filesystem      InvalidInput   no   5
 NoSpace                 no-space                Unavailable    yes  5
 NotAJournal             not-a-journal           InvalidInput   no   5
 NotErasable             not-erasable            InvalidInput   no   5
+NotASnapshot            not-a-snapshot          InvalidInput   no   5
+NotCheckpointed         not-checkpointed        Conflict       no   5
 OutcomeFailed           outcome-failed          Conflict       no   5
 OutcomeUnavailable      outcome-unavailable     Unavailable    yes  5
 PayloadDamaged          payload-damaged         Damaged        no   3
@@ -78,8 +83,10 @@ PayloadErased           payload-erased          Conflict       no   5
 PayloadTooLarge         payload-too-large       InvalidInput   no   5
 PayloadUnreadable       payload-unreadable      Conflict       no   5
 PlatformUnsupported     platform-unsupported    InvalidInput   no   5
+ProofInvalid            proof-invalid           InvalidInput   no   5
 ReservedKind            reserved-kind           InvalidInput   no   5
 ReservedName            reserved-name           InvalidInput   no   5
+SnapshotDamaged         snapshot-damaged        Damaged        no   3
 StorageFailed           storage-failed          Unavailable    yes  5
 StoreClosed             store-closed            InvalidInput   no   5
 StoreForked             store-forked            InvalidInput   no   5

@@ -433,6 +433,28 @@ def test_more_bytes_than_a_record_can_hold_are_refused_when_staged(
     assert [len(event.raw) for event in store.entity(ALICE.entity)] == [900, 0]
 
 
+def test_a_batch_with_more_bytes_than_a_record_can_hold_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batpak.journal import writer
+
+    items = [Item.raw(ALICE, NOTE, bytes(900)), Item.raw(ALICE, NOTE, bytes(900))]
+    for call in (
+        lambda: store.append_many(items),
+        lambda: store.submit_many(items).result(WAIT),
+    ):
+        with unwritten(store):
+            with monkeypatch.context() as patch:
+                # As above: the real bound is a GiB.
+                patch.setattr(writer, "MAX_RECORD_BYTES", 2000)
+                with pytest.raises(BatchTooLarge) as raised:
+                    call()
+            assert raised.value.code == "batch-too-large"
+            assert raised.value.limit is not None
+            assert 1900 < raised.value.limit < 2000
+    assert len(store.append_many(items)) == 2
+
+
 def test_a_bad_item_is_named_by_its_index_and_the_fence_goes_on(store: Store) -> None:
     with store.fence() as fence:
         fence.append(ALICE, 0, kind=NOTE)

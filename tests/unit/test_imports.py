@@ -24,6 +24,7 @@ CORE |= {"typing_extensions"}  # blake3 asks for it on some versions of Python
 # No I/O, so that an auditor needs neither the store nor its platform.
 PURE = ("event", "payloads", "receipt", "coordinate", "kinds", "ids", "clock", "canonical")
 PURE += ("config", "errors", "proof", "outcome", "machine", "gates")
+PURE += ("bundle", "tlog.trees", "tlog.tiles", "tlog.signing")
 IMPURE = {"numpy", "fcntl", "mmap", "socket", "asyncio", "batpak.files", "batpak.journal"}
 IMPURE |= {"batpak.index", "batpak.store"}
 
@@ -56,7 +57,8 @@ def rooms() -> list[str]:
     return [
         name
         for name in PURE
-        if (SOURCE / f"{name}.py").exists() or (SOURCE / name / "__init__.py").exists()
+        if (SOURCE / f"{name.replace('.', '/')}.py").exists()
+        or (SOURCE / name / "__init__.py").exists()
     ]
 
 

@@ -111,8 +111,10 @@ def test_an_id_stays_when_other_lines_change() -> None:
     assert len({m.id for m in twice}) == len(twice) == 4
 
 
-def mutant(line: int, where: str = "f", end_line: int | None = None) -> Mutant:
-    return Mutant("m.py", line, end_line or line, 0, 1, "a", "b", where, 0)
+def mutant(
+    line: int, where: str = "f", end_line: int | None = None, statement: int | None = None
+) -> Mutant:
+    return Mutant("m.py", line, end_line or line, 0, 1, "a", "b", where, 0, statement or line)
 
 
 LINES = {"1": [""], "2": ["", "t::one"], "3": ["t::two", "t::one"], "5": ["t::three"]}
@@ -131,7 +133,9 @@ def covering(cases: int = 0) -> Covering:
         (mutant(4), []),
         (mutant(3, end_line=5), ["t::two", "t::three", "t::one"]),
         (mutant(1, ""), ["t::two", "t::three", "t::one"]),
-        (mutant(4, ""), ["t::two", "t::three", "t::one"]),
+        (mutant(4, "", statement=1), ["t::two", "t::three", "t::one"]),
+        (mutant(4, "C", statement=1), ["t::two", "t::three", "t::one"]),
+        (mutant(4, "f", statement=3), ["t::two", "t::one"]),
         (mutant(1, "f"), ["t::two", "t::three", "t::one"]),
         (mutant(2, "f"), ["t::one"]),
     ],

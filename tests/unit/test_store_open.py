@@ -39,6 +39,7 @@ from batpak.errors import (
 )
 from batpak.kinds import SYSTEM_CLOSE_COMPLETED, SYSTEM_OPEN_COMPLETED
 from batpak.payloads import isolated_registry, set_collision_policy
+from tests.support.proofs import LATER, LOG, RECEIPTS
 from tests.watched_files import WatchedFiles
 
 ALICE = Coordinate("player:alice", "room:dungeon")
@@ -593,9 +594,13 @@ BAD_OPTIONS: list[tuple[str, list[Any]]] = [
     ("submit_threshold", [0, -0.1, 1.001, float("inf"), "1", None, True]),
     ("max_open_files", [3, 65_537, None]),
     ("sync_warning", [0, -1.0, "1", None, True]),
+    ("require_signing", [1, "yes", None]),
     ("on_kind_collision", ["raise", None]),
     ("allow_network_filesystem", [1, "yes", None]),
 ]
+
+KEY_OPTIONS = {"signing_keys", "checkpoint_key"}
+"""Their values go into no error: a seed may be among them."""
 
 GOOD_OPTIONS: list[tuple[str, list[Any]]] = [
     ("durability", [Durability.SYNC, Durability.OS, Durability.EVERY(ms=1, events=1)]),
@@ -610,6 +615,9 @@ GOOD_OPTIONS: list[tuple[str, list[Any]]] = [
     ("submit_threshold", [0.001, 1]),
     ("max_open_files", [4, 65_536]),
     ("sync_warning", [0.001, 5]),
+    ("signing_keys", [(), [RECEIPTS], (RECEIPTS, LATER)]),
+    ("require_signing", [False]),
+    ("checkpoint_key", [None, LOG]),
     ("on_kind_collision", ["refuse", "warn", "ignore"]),
     ("allow_network_filesystem", [True, False]),
     ("clock", [None, lambda: 1_000_000]),
@@ -634,13 +642,31 @@ def test_an_option_out_of_bounds_is_refused_before_anything_is_made(
 )
 def test_an_option_at_its_bounds_is_taken(tmp_path: Path, option: str, value: Any) -> None:
     with Store.open(tmp_path / "journal", **{option: value}) as store:
-        assert store.append_raw(ALICE, NOTE, b"x").sequence == 1
+        first = 1 + len(store.signing_keys())
+        assert store.append_raw(ALICE, NOTE, b"x").sequence == first
 
 
 def test_every_option_has_been_tried() -> None:
     names = {field.name for field in fields(StoreConfig)}
     assert {name for name, _ in GOOD_OPTIONS} == names
-    assert {name for name, _ in BAD_OPTIONS} | {"clock"} == names
+    assert {name for name, _ in BAD_OPTIONS} | {"clock", *KEY_OPTIONS} == names
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("signing_keys", bad) for bad in (b"x" * 32, RECEIPTS, None, ("x" * 32,), [b"x" * 32])),
+        *(("checkpoint_key", bad) for bad in (b"x" * 32, "x", (LOG,))),
+    ],
+)
+def test_what_is_no_key_is_refused_and_appears_in_no_error(
+    tmp_path: Path, option: str, value: Any
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Store.open(tmp_path / "journal", **{option: value})
+    assert caught.value.field == option
+    assert "x" * 32 not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -197,11 +197,13 @@ def _by_outbox(store: Store) -> None:
 
 
 def done_or_waiting(future: Future[Any], thread: int) -> bool:
-    """Watch a call until it is over, or its thread waits for a condition; True for over."""
+    """Watch a call until it is over, or its thread waits for another; True for over."""
     while not future.done():
         frame = sys._current_frames().get(thread)
-        if frame is not None and frame.f_code is threading.Condition.wait.__code__:
-            return False
+        while frame is not None:
+            if frame.f_code in (threading.Condition.wait.__code__, threading.Thread.join.__code__):
+                return False
+            frame = frame.f_back
     return True
 
 
@@ -466,6 +468,27 @@ def test_what_close_had_no_time_for_is_cancelled_and_not_written(tmp_path: Path)
         assert values(store, BOB.entity) == ["first"]
 
 
+def test_close_leaves_no_thread_behind_that_a_callback_holds(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal") as (store, files), ThreadPoolExecutor(1) as pool:
+        holding, let_go = threading.Event(), threading.Event()
+
+        def hold(_: Future[Any]) -> None:
+            holding.set()
+            assert let_go.wait(WAIT)
+
+        try:
+            with busy(store, files) as first:
+                first.add_done_callback(hold)
+            assert holding.wait(WAIT)
+            closer = pool.submit(threading.get_ident).result(WAIT)
+            closing = pool.submit(store.close, 0)
+            assert not done_or_waiting(closing, closer), "the thread was left behind"
+        finally:
+            let_go.set()
+        closing.result(WAIT)
+        assert threads_named(THREAD) == []
+
+
 def test_a_time_that_close_needs_not_is_not_spent(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "journal", durability=Durability.OS)
     future = put(store, 1)
@@ -609,10 +632,14 @@ def test_a_callback_that_raises_stops_nobody(
 def test_a_callback_may_close_the_store(tmp_path: Path) -> None:
     with opened(tmp_path / "journal") as (store, files):
         closed = threading.Event()
+        refusals: list[BaseException] = []
 
         def close(_: Future[Any]) -> None:
             try:
                 store.close()
+            except BaseException as error:
+                refusals.append(error)
+                raise
             finally:
                 closed.set()
 
@@ -621,6 +648,7 @@ def test_a_callback_may_close_the_store(tmp_path: Path) -> None:
             left = [put(store, number) for number in range(3)]
             thread = _queue_thread()
         assert closed.wait(WAIT)
+        assert refusals == []
         thread.join(WAIT)
         assert not thread.is_alive()
         assert {type(future.exception(WAIT)) for future in left} == {Cancelled}

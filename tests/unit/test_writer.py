@@ -336,3 +336,61 @@ def test_a_dropped_store_ends_the_thread_of_its_timer(tmp_path: Path) -> None:
     assert running() == before
     with Store.open(tmp_path) as again:
         assert [e.payload for e in again.query(Region(kind=NOTE))] == [1]
+
+
+# --- batches take the rare ways, too -------------------------------------------------------------
+
+
+def two(store: Store) -> tuple[int, ...]:
+    return tuple(r.sequence for r in store.append_many([Item(ALICE, 1, kind=NOTE)] * 2))
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["batch", "single"])
+def test_a_segment_that_is_full_to_the_byte_takes_no_further_commit(
+    tmp_path: Path, together: bool
+) -> None:
+    with Store.open(
+        tmp_path, segment_max_bytes=4096, codec="plain", durability=Durability.OS, preallocate=0
+    ) as store:
+        names = len(ALICE.entity_bytes + ALICE.scope_bytes)
+        room = 4096 - store.stats().segment_bytes - 64 - (176 + names + 7 & ~7)
+        store.append_raw(ALICE, NOTE, bytes(room))
+        assert store.stats().segment_bytes == 4096
+        if together:
+            two(store)
+        else:
+            store.append(ALICE, 1, kind=NOTE)
+        assert (tmp_path / "segments" / FIRST).stat().st_size == 4096
+        assert len(list((tmp_path / "segments").glob("*.seg"))) == 2
+        assert store.verify("full").ok
+
+
+def test_a_batch_resolves_what_an_interrupted_batch_left(tmp_path: Path) -> None:
+    files = Interrupting("pwrite")
+    with Store.open(tmp_path, files=files, durability=Durability.OS) as store:
+        files.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            two(store)
+        assert two(store) == (3, 4), "after the two that were written whole"
+        assert [e.sequence for e in store.query(Region(kind=NOTE))] == [1, 2, 3, 4]
+        assert store.verify("full").ok
+
+
+class Huge(bytes):
+    """A payload that only says that it is too long: nobody may copy it first."""
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+
+def test_a_batch_that_is_too_large_is_refused_before_it_is_put_together(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    huge = Prepared.of(BOB, NOTE.raw, 0, CODEC_PLAIN, Huge(b"abc"))
+    before = journal.writer.log
+    with pytest.raises(BatchTooLarge) as caught:
+        journal.writer.commit([prepared(), huge])
+    assert caught.value.limit == (1 << 30) - 24 - 8
+    assert journal.writer.log is before
+    journal.writer.commit([prepared(), prepared(BOB)])
+    journal.writer.abandon()
+    journal.writer.release()

@@ -31,6 +31,8 @@ class Mutant:
     """Qualified name of the function or class it stands in; empty at module level."""
     occurrence: int
     """Counts equal changes in one place, from 0."""
+    statement: int = 0
+    """Line where its statement begins: of one over many lines, coverage may know only that."""
 
     @property
     def id(self) -> str:
@@ -93,6 +95,12 @@ class _Finder(ast.NodeVisitor):
         self.mutants: list[Mutant] = []
         self.seen: dict[tuple[str, str, str], int] = {}
         self.scope: list[str] = []
+        self.statement = 0
+
+    def visit(self, node: ast.AST) -> None:
+        if isinstance(node, ast.stmt):
+            self.statement = node.lineno
+        super().visit(node)
 
     # --- making one ----------------------------------------------------------
 
@@ -116,7 +124,18 @@ class _Finder(ast.NodeVisitor):
         self.seen[where, old, new] = count + 1
         assert node.end_lineno is not None, "a parsed node has an end"
         self.mutants.append(
-            Mutant(self.module, node.lineno, node.end_lineno, start, end, old, new, where, count)
+            Mutant(
+                self.module,
+                node.lineno,
+                node.end_lineno,
+                start,
+                end,
+                old,
+                new,
+                where,
+                count,
+                self.statement,
+            )
         )
 
     def between(self, left: ast.expr, right: ast.expr, old: str, new: str, whole: ast.expr) -> None:

@@ -20,6 +20,11 @@ MODULES: Final = (
     "batpak/journal/writer.py",
     "batpak/journal/group.py",
     "batpak/engine/opening.py",
+    "batpak/bundle.py",
+    "batpak/proof/bundle.py",
+    "batpak/proof/merkle.py",
+    "batpak/proof/notes.py",
+    "batpak/proof/receipts.py",
 )
 """Files below src."""
 

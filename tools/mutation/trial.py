@@ -78,10 +78,10 @@ class Covering:
         runs the module at all.
         """
         lines = self.lines.get(mutant.module, {})
-        here = [lines.get(n) for n in range(mutant.line, mutant.end_line + 1)]
+        span = {mutant.statement, *range(mutant.line, mutant.end_line + 1)}
+        here = [lines.get(n) for n in sorted(span)]
         tests = {test for at in here if at for test in at if test}
-        # Of a table over many lines at module level, only the first one counts as run.
-        at_import = any(at and "" in at for at in here) or not (mutant.where or any(here))
+        at_import = any(at and "" in at for at in here)
         if at_import and not (mutant.where and tests):
             tests |= {test for at in lines.values() for test in at if test}
         return sorted(

@@ -22,12 +22,19 @@ from batpak.errors import (
     InvalidInput,
     WaitTimeout,
 )
-from batpak.event import Event
+from batpak.event import Event, EventSummary
 from batpak.journal.group import Request
 from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
 from batpak.receipt import AppendReceipt
 
-__all__ = ["Appender", "OnReplay", "check_on_replay", "check_timeout", "check_wait"]
+__all__ = [
+    "Appender",
+    "OnReplay",
+    "check_on_replay",
+    "check_timeout",
+    "check_wait",
+    "receipt_of_stored",
+]
 
 OnReplay = Literal["raise", "return"]
 
@@ -176,11 +183,19 @@ class Appender:
         if waits:
             # What is told of a wait in vain is the stored events, not this attempt's.
             self._wait(
-                lambda: tuple([self.receipt_of(found, is_durable=False) for found in stored]),
-                bound, timeout,
+                lambda: self._again(stored, is_durable=False), bound, timeout,
             )  # fmt: skip
         is_durable = self._writer.durable.sequence >= bound
-        return tuple([self.receipt_of(found, is_durable=is_durable) for found in stored])
+        return self._again(stored, is_durable=is_durable)
+
+    def _again(self, stored: Sequence[Event], *, is_durable: bool) -> tuple[AppendReceipt, ...]:
+        """The receipts of events that an earlier attempt wrote."""
+        return tuple(
+            [
+                receipt_of_stored(self._journal_id, found, is_durable=is_durable, replayed=True)
+                for found in stored
+            ]
+        )
 
     def _check_same(self, event: Prepared, found: Event, index: int) -> None:
         """Raises IdempotencyConflict unless the stored event is what was asked for."""
@@ -202,15 +217,6 @@ class Appender:
             index=index,
             advice='use a key for one operation only, or pass on_replay="return"',
         )
-
-    def receipt_of(self, found: Event, *, is_durable: bool) -> AppendReceipt:
-        """The receipt of a stored event."""
-        row = found.row
-        metadata = found.metadata_bytes
-        return AppendReceipt(
-            self._journal_id, _committed_of(found), found.coordinate, row.kind, row.content_hash,
-            metadata[row.entity_len + row.scope_len :], is_durable, True,
-        )  # fmt: skip
 
     def _raise(self, request: Request) -> NoReturn:
         """What a commit came to that was refused, or is not known to be durable."""
@@ -247,7 +253,22 @@ def _indeterminate(receipts: tuple[AppendReceipt, ...], error: Exception) -> Ind
     )
 
 
-def _committed_of(found: Event) -> Committed:
+def receipt_of_stored(
+    journal_id: UUID,
+    found: Event | EventSummary,
+    *,
+    is_durable: bool = True,
+    replayed: bool = False,
+) -> AppendReceipt:
+    """The receipt of a stored event."""
+    row = found.row
+    return AppendReceipt(
+        journal_id, _committed_of(found), found.coordinate, row.kind, row.content_hash,
+        found.metadata_bytes[row.entity_len + row.scope_len :], is_durable, replayed,
+    )  # fmt: skip
+
+
+def _committed_of(found: Event | EventSummary) -> Committed:
     row = found.row
     return row.sequence, row.event_id, row.hlc, row.clock, found.event_hash, row.prev_hash
 

@@ -12,6 +12,7 @@ import time
 
 from batpak.config import StoreConfig
 from batpak.engine.erasing import fold_erasures
+from batpak.engine.history import Place, place_of
 from batpak.engine.keeping import load_keys
 from batpak.engine.opening import check_place, tell_opened
 from batpak.engine.reading import LogReader
@@ -214,6 +215,18 @@ class Follower:
     def log_end(self) -> int:
         """Offset after the last record accepted from the newest segment; 0 before any."""
         return self._chain.offset
+
+    def place(self) -> Place:
+        """Where the log stands at what is durable and was read. Raises InvalidInput, Damaged."""
+        with self._lock:
+            chain = self._chain
+            return place_of(
+                self.reader,
+                min(self.bound, self._durable),
+                written=chain.sequence,
+                written_end=chain.offset,
+                epoch=max(self.report.epoch, chain.epoch),
+            )
 
     def beyond(self) -> tuple[int, int]:
         """What a reader can't show: the greatest durable bound that records behind its position

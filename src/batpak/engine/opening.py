@@ -23,6 +23,7 @@ from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
 from batpak.engine.survey import (
     Found,
+    Survey,
     check_splice,
     covered_chain,
     load_sealed,
@@ -77,7 +78,14 @@ from batpak.journal.writer import (
     create_segment,
 )
 
-__all__ = ["Opened", "check_place", "check_strangers", "open_for_writing", "tell_opened"]
+__all__ = [
+    "Opened",
+    "check_place",
+    "check_strangers",
+    "open_for_writing",
+    "settle_ancestors",
+    "tell_opened",
+]
 
 logger = logging.getLogger("batpak.open")
 
@@ -221,6 +229,7 @@ def _open_locked(
                 bits=bits,
                 advice='upgrade batpak, or open with mode="r"',
             )
+    _check_ours(found)
     best = max(found.witnesses, default=Witness(0, "none"))
     epoch = found.hint.epoch if found.hint is not None else 0
     begun = False
@@ -384,6 +393,27 @@ def _open_locked(
     return opened
 
 
+def _check_ours(found: Survey) -> None:
+    """Raises JournalCorrupt where a fork has its ancestor's segments and none of its own.
+
+    A fork begins its first segment before its first event; an ancestor's is never written to.
+    """
+    if (
+        not found.segments
+        or found.segments[-1].header.journal_id == found.identity.journal_id.bytes
+    ):
+        return
+    newest = found.segments[-1]
+    raise JournalCorrupt(
+        "this journal is a fork, and all segments of its own are gone",
+        file=newest.path,
+        offset=16,
+        reason="no-own-segment",
+        first=max(ancestor.until for ancestor in found.identity.lineage),
+        advice='restore it from a snapshot, or read what it was forked from with mode="r"',
+    )
+
+
 def _report_clock(opened: Opened, last_ms: int) -> None:
     """Say so when the clock is behind the journal; that stops nobody: the HLC never goes back."""
     behind = last_ms - opened.writer.timestamp_us // 1000
@@ -520,19 +550,20 @@ def _settle_directories(files: Files, layout: Layout, created_parents: list[str]
                 if name.endswith(TEMPORARY_SUFFIX):
                     files.unlink(os.path.join(directory, name))
         _clear_index(files, layout)
+        _settle_checkpoints(files, layout)
         files.sync_directory(layout.segments)
         files.sync_directory(layout.root)
         if not segment_bases(files, layout):
             made = {*created_parents, os.path.dirname(layout.root)}
             for parent in made:
                 files.sync_directory(parent)
-            _settle_ancestors(files, layout.root, made)
+            settle_ancestors(files, layout.root, made)
     except OSError as error:
         raise refusal(error, "can't prepare the journal's directory", layout.root) from error
     return created
 
 
-def _settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
+def settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
     """Make the names of all directories above the journal durable, but those in `settled`.
 
     A predecessor that was killed, or `mkdir -p`, may have made any of them and synced none.
@@ -550,6 +581,16 @@ def _settle_ancestors(files: Files, root: str, settled: set[str]) -> None:
         if above == os.path.dirname(above):
             return
         above = os.path.dirname(above)
+
+
+def _settle_checkpoints(files: Files, layout: Layout) -> None:
+    """Make checkpoints durable that a killed predecessor renamed and did not sync."""
+    if "checkpoints" not in files.listdir(layout.root):
+        return
+    for name in files.listdir(layout.checkpoints):
+        if name.endswith(TEMPORARY_SUFFIX):
+            files.unlink(os.path.join(layout.checkpoints, name))
+    files.sync_directory(layout.checkpoints)
 
 
 def _clear_index(files: Files, layout: Layout) -> None:

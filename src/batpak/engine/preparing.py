@@ -36,6 +36,7 @@ from batpak.event import (
     ROW_CONTENT,
     ROW_VERSION,
     SALT_SIZE,
+    Event,
 )
 from batpak.ids import CausationId, CorrelationId, EventId, Id128
 from batpak.items import Expect, Id, Item, Key, Prior
@@ -216,6 +217,30 @@ class Preparer:
             extensions=encode_extensions(extensions or {}),
             correlation_id=None if correlation is None else correlation.bytes,
             causation_id=NO_ID if causation is None else causation.bytes,
+        )
+
+    def imported(self, event: Event, payload: bytes, extensions: bytes) -> Prepared:
+        """An event of another journal, under its own id. Raises PayloadTooLarge."""
+        if len(payload) > self._payload_max:
+            raise PayloadTooLarge(
+                f"the payload of the source's event {event.sequence} has {len(payload)} bytes",
+                field="payload",
+                limit=self._payload_max,
+                advice="raise payload_max_bytes of the journal that imports",
+            )
+        return Prepared.of(
+            event.coordinate,
+            event.kind.raw,
+            event.payload_version,
+            self._codec,
+            (next(self._salts, None) or self._new_salts()) + payload if self._salted else payload,
+            extensions=extensions,
+            flags=event.row.flags & _CALLER_FLAGS,
+            lane=event.lane,
+            depth=event.depth,
+            correlation_id=event.row.correlation_id,
+            causation_id=event.row.causation_id,
+            key=event.event_id.bytes,
         )
 
     def payload_of(self, event: Prepared) -> bytes:

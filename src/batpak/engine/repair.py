@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 
 from batpak.config import StoreConfig
 from batpak.engine.opening import check_place, open_for_writing
-from batpak.engine.survey import Survey, read_identity, segment_bases, survey
+from batpak.engine.survey import (
+    Survey,
+    checkpoint_sizes,
+    newest_checkpoint,
+    read_identity,
+    segment_bases,
+    survey,
+)
 from batpak.engine.system import close_event, repaired_event
 from batpak.errors import (
     BatpakError,
@@ -25,7 +32,7 @@ from batpak.files import Files, closing, refusal, replace_file, wall_us, write_a
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
-from batpak.journal.layout import Layout
+from batpak.journal.layout import Layout, checkpoint_name
 from batpak.journal.quarantine import quarantine
 from batpak.journal.reading import SegmentReader
 from batpak.journal.record import Record, salt_crc
@@ -249,6 +256,9 @@ def _best_witness(files: Files, layout: Layout, identity: Identity, end: _End) -
         hint = None
     if hint is not None and hint.journal_id == identity.journal_id.bytes:
         best = max(best, Witness(hint.durable, "tail.hint"))
+    checkpoint = newest_checkpoint(files, layout, identity.origin)
+    if checkpoint is not None:
+        best = max(best, Witness(checkpoint, f"checkpoints/{checkpoint_name(checkpoint)}"))
     return max(best, _witness_in_tail(files, end))
 
 
@@ -345,7 +355,12 @@ def _cut_copy(files: Files, target: Layout, diagnosis: Diagnosis, set_aside: lis
             set_aside.append(_move_aside(files, target, path, diagnosis))
     if os.path.exists(target.hint):
         set_aside.append(_move_aside(files, target, target.hint, diagnosis))
+    for size in checkpoint_sizes(files, target):
+        if size > diagnosis.events:
+            set_aside.append(_move_aside(files, target, target.checkpoint(size), diagnosis))
     files.sync_directory(target.segments)
+    if os.path.isdir(target.checkpoints):
+        files.sync_directory(target.checkpoints)
     files.sync_directory(target.root)
 
 

@@ -101,7 +101,7 @@ class VerifyReport:
     bytes: int = 0
     seconds: float = 0.0
     root: bytes | None = None
-    """Merkle root over the event hashes; None in this version, which has no log of them yet."""
+    """RFC 9162 root over the event hashes; None at level "chain", and where events are missing."""
     findings: list[Finding] = field(default_factory=list[Finding])
 
     @property

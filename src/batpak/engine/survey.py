@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from batpak.errors import JournalCorrupt, Unavailable
@@ -18,7 +19,12 @@ from batpak.index.parts import Index
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
-from batpak.journal.layout import Layout, parse_segment_name
+from batpak.journal.layout import (
+    Layout,
+    checkpoint_name,
+    parse_checkpoint_name,
+    parse_segment_name,
+)
 from batpak.journal.reading import SegmentPool
 from batpak.journal.record import (
     RECORD_HEADER_SIZE,
@@ -39,13 +45,19 @@ from batpak.journal.writer import Head, apply_record
 _READ_WHOLE = 1 << 20
 """Sidecars up to this length are read into memory, larger ones mapped."""
 
+MAX_NOTE_BYTES: Final = 64 << 10
+"""A checkpoint with its cosignatures; more is refused."""
+
 __all__ = [
+    "MAX_NOTE_BYTES",
     "Found",
     "Loaded",
     "Survey",
     "check_splice",
+    "checkpoint_sizes",
     "covered_chain",
     "load_sealed",
+    "newest_checkpoint",
     "read_found",
     "read_hint",
     "read_identity",
@@ -110,6 +122,32 @@ def read_hint(files: Files, layout: Layout, journal_id: UUID) -> Hint | None:
     return hint if hint is not None and hint.journal_id == journal_id.bytes else None
 
 
+def newest_checkpoint(files: Files, layout: Layout, origin: str) -> int | None:
+    """Size of the greatest stored checkpoint of this origin; None without one.
+
+    A checkpoint is made after the sync of what it covers. Its signature is not looked at
+    here, where no key need be: whoever can write a checkpoint can write a hint as well.
+    """
+    for size in reversed(checkpoint_sizes(files, layout)):
+        try:
+            note = read_small(files, layout.checkpoint(size), MAX_NOTE_BYTES)
+        except OSError:
+            # A witness only: one that can't be read is one that is not there.
+            continue
+        if note.startswith(f"{origin}\n{size}\n".encode()):
+            return size
+    return None
+
+
+def checkpoint_sizes(files: Files, layout: Layout) -> list[int]:
+    """Sizes of the stored checkpoints, by name, ascending; empty where none can be listed."""
+    try:
+        names = files.listdir(layout.checkpoints)
+    except OSError:
+        return []
+    return sorted(size for size in map(parse_checkpoint_name, names) if size is not None)
+
+
 def read_sidecar_header(files: Files, layout: Layout, base: int) -> SidecarHeader | None:
     """The header of a segment's sidecar, its own checksum right; None otherwise."""
     try:
@@ -126,6 +164,9 @@ def survey(files: Files, layout: Layout, identity: Identity) -> Survey:
     hint = read_hint(files, layout, identity.journal_id)
     if hint is not None:
         witnesses.append(Witness(hint.durable, "tail.hint"))
+    checkpoint = newest_checkpoint(files, layout, identity.origin)
+    if checkpoint is not None:
+        witnesses.append(Witness(checkpoint, f"checkpoints/{checkpoint_name(checkpoint)}"))
     bases = segment_bases(files, layout)
     for place, base in enumerate(bases):
         path = layout.segment(base)

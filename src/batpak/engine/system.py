@@ -7,7 +7,7 @@ Payload keys, types and order are fixed by golden vectors; see docs/format.md,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from batpak import canonical, kinds
 from batpak.coordinate import Coordinate
@@ -23,10 +23,14 @@ __all__ = [
     "MAX_RUNS",
     "MAX_SEGMENTS",
     "RESERVED_ENTITY_PREFIX",
+    "checkpoint_event",
     "close_event",
     "compaction_event",
     "erased_by",
     "erasure_event",
+    "history_event",
+    "key_added_event",
+    "key_retired_event",
     "open_event",
     "repaired_event",
 ]
@@ -59,11 +63,31 @@ def close_event(*, epoch: int, events: int) -> Prepared:
     return _system_event(kinds.SYSTEM_CLOSE_COMPLETED, {"epoch": epoch, "events": events})
 
 
-def repaired_event(*, from_journal: bytes, at: int, until: int) -> Prepared:
-    """0x0018: a repair kept the events below `at`; a witness had known of `until`."""
+def checkpoint_event(*, size: int, root: bytes, note: bytes) -> Prepared:
+    """0x0013: a checkpoint over the first `size` events; its own leaf lies outside that tree."""
+    return _system_event(kinds.SYSTEM_LOG_CHECKPOINT, {"size": size, "root": root, "note": note})
+
+
+def key_added_event(*, key_id: bytes, public_key: bytes) -> Prepared:
+    """0x0015: from this event on, signatures by this Ed25519 key count."""
+    return _system_event(
+        kinds.SYSTEM_KEY_ADDED,
+        {"key_id": key_id, "algorithm": "ed25519", "public_key": public_key},
+    )
+
+
+def key_retired_event(*, key_id: bytes, reason: str) -> Prepared:
+    """0x0016: from this event on, signatures by this key count no more."""
+    return _system_event(kinds.SYSTEM_KEY_RETIRED, {"key_id": key_id, "reason": reason})
+
+
+def history_event(
+    action: Literal["repaired", "restored", "forked"], *, from_journal: bytes, at: int, until: int
+) -> Prepared:
+    """0x0018: this history goes its own way from `at` on; its source reached to `until`."""
     return _system_event(
         kinds.SYSTEM_RESTORED,
-        {"action": "repaired", "from_journal": from_journal, "at": at, "until": until},
+        {"action": action, "from_journal": from_journal, "at": at, "until": until},
     )
 
 
@@ -121,3 +145,8 @@ def compaction_event(segments: Iterable[tuple[int, int]], *, payloads: int, size
         kinds.SYSTEM_COMPACTION,
         {"segments": [list(each) for each in segments], "payloads": payloads, "bytes": size},
     )
+
+
+def repaired_event(*, from_journal: bytes, at: int, until: int) -> Prepared:
+    """0x0018: a repair kept the events below `at`; a witness had known of `until`."""
+    return history_event("repaired", from_journal=from_journal, at=at, until=until)

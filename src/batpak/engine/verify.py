@@ -12,19 +12,28 @@ import struct
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from batpak import canonical
 from batpak.coordinate import Coordinate
+from batpak.engine.checkpoints import StoredCheckpoint, checkpoints_of
 from batpak.engine.erasing import is_erasure
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, VerifyReport
 from batpak.engine.survey import segment_bases
 from batpak.engine.system import RESERVED_ENTITY_PREFIX, erased_by
-from batpak.errors import BatpakError, CanonicalError, CoordinateError, JournalCorrupt, Unavailable
+from batpak.engine.tree import RunningRoot
+from batpak.errors import (
+    BatpakError,
+    CanonicalError,
+    CoordinateError,
+    JournalCorrupt,
+    ProofInvalid,
+    Unavailable,
+)
 from batpak.event import (
     CODEC_SALTED,
     CONTENT_PREFIX,
@@ -62,6 +71,7 @@ from batpak.journal.record import (
 )
 from batpak.journal.recovery import first_chain, last_nonzero, walk
 from batpak.kinds import SYSTEM_ERASURE
+from batpak.proof.notes import Key, Note
 from batpak.receipt import MAX_EXTENSIONS_BYTES
 
 __all__ = ["verify_journal"]
@@ -110,6 +120,10 @@ class _State:
     """By file: sequences of users' events without a payload, and where their rows stand."""
     after_gap: bool = False
     """After a gap an entity's first event can't be checked against its predecessor."""
+    tree: RunningRoot | None = None
+    """None when no root is asked for, or the events have a gap."""
+    checkpoints: list[StoredCheckpoint] = field(default_factory=list[StoredCheckpoint])
+    """Those that the tree has not reached yet, the smallest last."""
 
 
 def verify_journal(
@@ -120,8 +134,11 @@ def verify_journal(
     bound: int,
     level: str,
     progress: Callable[[int, int], None] | None,
+    keys: Iterable[Key] = (),
 ) -> VerifyReport:
-    """Check all events below `bound`. "full" checks payload sections and content hashes too."""
+    """Check all events below `bound`. "full" checks payload sections and content hashes too,
+    and the Merkle root against every stored checkpoint, which one of `keys`, if any, signed.
+    """
     began = time.perf_counter()
     report = VerifyReport(level)
     bases = [base for base in segment_bases(files, layout) if base < bound or base == 0]
@@ -132,6 +149,9 @@ def verify_journal(
         except OSError:
             continue
     state = _State(bound, level == "full", report, reader.index, total, progress)
+    if state.full:
+        state.tree = RunningRoot()
+        state.checkpoints = _stored_checkpoints(files, layout, identity, tuple(keys), state)
     for place, base in enumerate(bases):
         successor = bases[place + 1] if place + 1 < len(bases) else None
         _check_segment(files, layout, identity, base, successor, state, reader)
@@ -142,11 +162,88 @@ def verify_journal(
             state, "missing-events", layout.segments, None, state.sequence,
             f"events {state.sequence} to {bound - 1} are missing", bound, state.sequence,
         )  # fmt: skip
+    if state.tree is not None:
+        report.root = state.tree.root
+        _compare_beyond(layout, state)
     if progress is not None:
         progress(total, total)
     report.segments = len(bases)
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _stored_checkpoints(
+    files: Files, layout: Layout, identity: Identity, keys: tuple[Key, ...], state: _State
+) -> list[StoredCheckpoint]:
+    """All that are there, the smallest last; what is wrong with a note itself is reported."""
+
+    def damaged(size: int, problem: str) -> None:
+        _report_checkpoint(
+            layout, state, size, "checkpoint-note", f"is no checkpoint of this journal: {problem}"
+        )
+
+    found = checkpoints_of(files, layout, identity.origin, damaged=damaged)
+    for one in found if keys else ():
+        try:
+            signed = Note.parse(one.note).verified(keys)
+        except ProofInvalid:
+            signed = {}
+        if not signed:
+            _report_checkpoint(
+                layout, state, one.size, "checkpoint-signature", "is not signed by any key given"
+            )
+    return found[::-1]
+
+
+def _report_checkpoint(
+    layout: Layout,
+    state: _State,
+    size: int,
+    code: str,
+    problem: str,
+    expected: object = None,
+    found: object = None,
+) -> None:
+    message = (
+        f"the checkpoint over {size} events {problem}; compare it with what witnesses and "
+        "readers kept of it: they show which of the two was changed"
+    )
+    path = layout.checkpoint(size)
+    state.report.findings.append(Finding(code, path, None, None, message, expected, found))
+
+
+def _grow_tree(state: _State, layout: Layout, hashes: list[bytes]) -> None:
+    """Add event hashes to the tree, and look at its root wherever a checkpoint was signed."""
+    tree = state.tree
+    if tree is None:
+        return
+    waiting, at = state.checkpoints, 0
+    while waiting and waiting[-1].size <= tree.size + len(hashes) - at:
+        stop = at + waiting[-1].size - tree.size
+        tree.add(b"".join(hashes[at:stop]))
+        at = stop
+        _compare_root(layout, state, waiting.pop(), tree.root)
+    tree.add(b"".join(hashes[at:]))
+
+
+def _compare_root(layout: Layout, state: _State, stored: StoredCheckpoint, root: bytes) -> None:
+    if stored.root != root:
+        _report_checkpoint(
+            layout, state, stored.size, "checkpoint-root",
+            "was signed over other events than stand in the journal now",
+            stored.root.hex(), root.hex(),
+        )  # fmt: skip
+
+
+def _compare_beyond(layout: Layout, state: _State) -> None:
+    """Report the checkpoints over more events than there are."""
+    for stored in reversed(state.checkpoints):
+        if stored.size > state.sequence:
+            _report_checkpoint(
+                layout, state, stored.size, "checkpoint-size",
+                "was signed over more events than stand in the journal now",
+                stored.size, state.sequence,
+            )  # fmt: skip
 
 
 def _add(
@@ -201,7 +298,7 @@ def _check_segment(
                 state, "splice", path, 80, base, "the segment continues another history",
                 state.last_hash.hex(), header.prev_event_hash.hex(),
             )  # fmt: skip
-        _check_records(reader, header, successor, state)
+        _check_records(layout, reader, header, successor, state)
     except Unavailable as error:
         _add(state, "unreadable", path, None, state.sequence, f"reading failed: {error}")
     finally:
@@ -222,10 +319,16 @@ def _skip_to(state: _State, sequence: int) -> None:
     state.sequence = sequence
     state.heads.clear()
     state.after_gap = True
+    # What a root would have to be over is not there.
+    state.tree = None
 
 
 def _check_records(
-    reader: SegmentReader, header: SegmentHeader, successor: int | None, state: _State
+    layout: Layout,
+    reader: SegmentReader,
+    header: SegmentHeader,
+    successor: int | None,
+    state: _State,
 ) -> None:
     salt_state = salt_crc(header.salt)
     size = reader.size()
@@ -239,7 +342,7 @@ def _check_records(
     read, begun = reader.read, state.done
     end = min(state.bound, successor) if successor is not None else state.bound
     while True:
-        chain = _check_whole_records(reader, size, chain, salt_state, end, begun, state)
+        chain = _check_whole_records(layout, reader, size, chain, salt_state, end, begun, state)
         # What the fast loop leaves is damaged, unusual or behind the end: look closely.
         record = read_record(read, size, chain, salt_state)
         if isinstance(record, Invalid):
@@ -252,7 +355,7 @@ def _check_records(
             continue
         if record.rows and record.header.base_sequence >= state.bound:
             break
-        _check_record(reader, record, salt_state, state)
+        _check_record(layout, reader, record, salt_state, state)
         chain = record.chain
         state.sequence = chain.sequence
     state.done = begun + size
@@ -267,6 +370,7 @@ def _check_records(
 
 
 def _check_whole_records(
+    layout: Layout,
     reader: SegmentReader,
     size: int,
     chain: Chain,
@@ -400,6 +504,7 @@ def _check_whole_records(
         _compare_with_index(state, reader.path, chain.sequence, hashes, places)
         state.last_hash = hashes[-1]
         _remember_foreign(state, reader.path, chain.sequence, ids, hlcs)
+        _grow_tree(state, layout, hashes)
     state.hlc, state.sequence = hlc, sequence
     state.timestamp_us, state.timestamp_epoch = timestamp_us, timestamp_epoch
     state.report.events += events
@@ -508,7 +613,9 @@ def _report_gap(
     return None
 
 
-def _check_record(reader: SegmentReader, record: Record, salt_state: int, state: _State) -> None:
+def _check_record(
+    layout: Layout, reader: SegmentReader, record: Record, salt_state: int, state: _State
+) -> None:
     path, report = reader.path, state.report
     body, wrong = b"", None
     if state.full:
@@ -587,6 +694,7 @@ def _check_record(reader: SegmentReader, record: Record, salt_state: int, state:
             sequences, places = state.absent.setdefault(path, (array("Q"), array("Q")))
             sequences.append(sequence)
             places.append(event.row_offset)
+        _grow_tree(state, layout, [digest])
         _compare_index(index, event.row_offset, digest, sequence, path, state)
     if wrong is not None:
         _add(

@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["Layout", "parse_segment_name", "segment_name", "sidecar_name"]
+__all__ = [
+    "Layout",
+    "checkpoint_name",
+    "parse_checkpoint_name",
+    "parse_segment_name",
+    "segment_name",
+    "sidecar_name",
+]
 
 _SEGMENT = re.compile(r"([0-9]{20})\.seg\Z")
+_CHECKPOINT = re.compile(r"([0-9]{20})\.note\Z")
 _MAX_SEQUENCE = (1 << 63) - 1
 
 
@@ -23,18 +31,32 @@ def sidecar_name(base: int) -> str:
 
 def parse_segment_name(name: str) -> int | None:
     """The base of a segment's file name; None for any other name."""
-    match = _SEGMENT.match(name)
+    return _number(_SEGMENT.match(name))
+
+
+def checkpoint_name(size: int) -> str:
+    """File name of the checkpoint over the first `size` events."""
+    return f"{size:020}.note"
+
+
+def parse_checkpoint_name(name: str) -> int | None:
+    """The size in a checkpoint's file name; None for any other name."""
+    return _number(_CHECKPOINT.match(name))
+
+
+def _number(match: re.Match[str] | None) -> int | None:
     if match is None:
         return None
-    base = int(match.group(1))
-    return base if base <= _MAX_SEQUENCE else None
+    number = int(match.group(1))
+    return number if number <= _MAX_SEQUENCE else None
 
 
 class Layout:
     """The paths of one journal directory."""
 
     __slots__ = (
-        "cursors", "hint", "identity", "index", "keys", "lock", "quarantine", "root", "segments",
+        "checkpoints", "cursors", "hint", "identity", "index", "keys", "lock", "quarantine", "root",
+        "segments", "tlog",
     )  # fmt: skip
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -46,6 +68,8 @@ class Layout:
         self.quarantine = os.path.join(self.root, "quarantine")
         self.cursors = os.path.join(self.root, "cursors")
         self.index = os.path.join(self.root, "index")
+        self.checkpoints = os.path.join(self.root, "checkpoints")
+        self.tlog = os.path.join(self.root, "tlog")
         self.keys = os.path.join(self.index, "keys.tbl")
 
     def segment(self, base: int) -> str:
@@ -55,6 +79,10 @@ class Layout:
     def sidecar(self, base: int) -> str:
         """Path of that segment's sidecar."""
         return os.path.join(self.segments, sidecar_name(base))
+
+    def checkpoint(self, size: int) -> str:
+        """Path of the checkpoint over the first `size` events."""
+        return os.path.join(self.checkpoints, checkpoint_name(size))
 
 
 KNOWN_NAMES = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batpak.engine.manifest import Manifest
 from batpak.errors import Damaged, FutureFormat, JournalCorrupt, UnsupportedFeature
 from batpak.event import NO_HASH, event_hash
 from batpak.index.mapped import MappedPart
@@ -41,6 +42,7 @@ from batpak.journal.sidecar import (
 from tests.fuzz.mending import (
     mend_hint,
     mend_key_table,
+    mend_manifest,
     mend_segment,
     mend_segment_header,
     mend_sidecar,
@@ -191,6 +193,30 @@ def identity(data: bytes) -> None:
     assert found.accepts(found.journal_id.bytes, 2**63 - 1)
     for ancestor in found.lineage:
         assert ancestor.until < 1 or found.accepts(ancestor.journal_id.bytes, ancestor.until - 1)
+
+
+@target(max_bytes=8192)
+def manifest(data: bytes) -> None:
+    """FutureFormat or SnapshotDamaged, naming the file, or a manifest that encodes back to the
+    very bytes and names only files that a snapshot may hold. The first byte says whether its
+    check is mended, which a forger would do.
+    """
+    if not data:
+        return
+    text = mend_manifest(data[1:]) if data[0] & 1 else data[1:]
+    try:
+        found = Manifest.decode(text, "manifest.json")
+    except Damaged as error:
+        assert error.file == "manifest.json"
+        return
+    assert found.encode() == text
+    assert found.events > 0
+    for entry in found.files:
+        assert entry.size >= 0
+        parts = entry.path.split("/")
+        assert ".." not in parts
+        assert len(parts) <= 2
+        assert not entry.path.startswith("/")
 
 
 @target(max_bytes=64)

@@ -1,0 +1,184 @@
+"""A directory that appears under its name whole, or not at all.
+
+Snapshots, restores and forks are built in `<destination>.tmp/whole` and renamed when
+every byte and name in it is durable. `<destination>.tmp/unfinished` is locked by whoever
+builds, so what a killed builder left is known from what somebody else put there. Knows
+directories, nothing of what is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from batpak.engine.opening import settle_ancestors
+from batpak.errors import DestinationTaken, JournalLocked
+from batpak.files import TEMPORARY_SUFFIX, Files, let_go, refusal
+
+__all__ = ["building", "check_destination", "is_folder", "publish", "sync_tree"]
+
+logger = logging.getLogger("batpak.keep")
+
+_MARKER = "unfinished"
+_WHOLE = "whole"
+
+
+def is_folder(files: Files, path: str) -> bool:
+    """Whether a directory stands there. Raises OSError where that can't be found out."""
+    try:
+        return stat.S_ISDIR(files.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def check_destination(files: Files, destination: str, source: str) -> None:
+    """Raises DestinationTaken unless nothing, or an empty directory, is there.
+
+    A place inside of `source` is refused too, however it is reached.
+    """
+    try:
+        what = _obstacle(files, destination, source)
+    except OSError as error:
+        raise refusal(error, "can't look at the destination", destination) from error
+    if what:
+        raise DestinationTaken(
+            what,
+            field="destination",
+            value=destination,
+            advice="name a path that does not exist yet, in a directory that does",
+        )
+
+
+def _obstacle(files: Files, destination: str, source: str) -> str:
+    """Why nothing can be made there; empty where something can."""
+    if "\0" in destination:
+        return "a path has no NUL"
+    if os.path.islink(destination):
+        return "a link is no place for a copy: name the directory that it leads to"
+    if _is_inside(destination, source):
+        return "a copy can't stand inside of what it is a copy of"
+    if os.path.lexists(destination):
+        if not is_folder(files, destination) or files.listdir(destination):
+            return "something is there already"
+    elif not is_folder(files, os.path.dirname(destination)):
+        return "the directory above it does not exist"
+    return ""
+
+
+def _is_inside(path: str, root: str) -> bool:
+    path, root = os.path.realpath(path), os.path.realpath(root)
+    return os.path.commonpath([path, root]) == root
+
+
+@contextmanager
+def building(files: Files, destination: str, source: str) -> Generator[str]:
+    """The path of an empty directory to build in; `publish` gives it its name.
+
+    Whatever goes wrong before that, it is removed again. Raises DestinationTaken,
+    JournalLocked, Unavailable.
+    """
+    destination = os.path.abspath(destination)
+    check_destination(files, destination, source)
+    staging = destination + TEMPORARY_SUFFIX
+    marker, whole = os.path.join(staging, _MARKER), os.path.join(staging, _WHOLE)
+    fd = -1
+    try:
+        fd = _claim(files, staging, marker)
+        # Crash from here on: the next builder for this destination clears it.
+        if is_folder(files, whole):
+            _remove_tree(files, whole)
+        files.mkdir(whole)
+        yield whole
+    except OSError as error:
+        raise refusal(error, "the copy was not made", destination) from error
+    finally:
+        if fd >= 0:
+            _leave(files, staging, marker, whole, fd)
+
+
+def _claim(files: Files, staging: str, marker: str) -> int:
+    """The locked marker of the directory to build in, which is made if need be."""
+    try:
+        files.mkdir(staging)
+    except FileExistsError:
+        left = [] if os.path.islink(staging) else files.listdir(staging)
+        if os.path.islink(staging) or (left and _MARKER not in left):
+            raise DestinationTaken(
+                "the place to build in is taken by something else",
+                field="destination",
+                value=staging,
+                advice="move it away, or name another destination",
+            ) from None
+    fd = files.open(marker, os.O_CREAT | os.O_RDWR)
+    try:
+        is_ours = files.lock(fd)
+        if is_ours:
+            try:
+                named = files.stat(marker)
+            except FileNotFoundError:
+                # Its builder has just finished.
+                is_ours = False
+            else:
+                is_ours = named.st_ino == files.fstat(fd).st_ino
+        if not is_ours:
+            raise JournalLocked(
+                "another process builds a copy of this name",
+                file=staging,
+                pid=None,
+                advice="wait for it to end, or name another destination",
+            )
+    except BaseException:
+        let_go(files, fd)
+        raise
+    return fd
+
+
+def _leave(files: Files, staging: str, marker: str, whole: str, fd: int) -> None:
+    """Remove what is left of the building place. What can't be removed is only untidy."""
+    try:
+        if is_folder(files, whole):
+            _remove_tree(files, whole)
+        files.unlink(marker)
+        files.rmdir(staging)
+    except OSError as error:
+        logger.warning(
+            "%s stays: %s", staging, str(error),
+            extra={"code": "building-place-stays", "file": staging, "error": str(error)},
+        )  # fmt: skip
+    finally:
+        let_go(files, fd)
+
+
+def publish(files: Files, whole: str, destination: str) -> None:
+    """Give what was built in `whole` its name, durably. Raises OSError.
+
+    Everything in it has been synced by `sync_tree`.
+    """
+    destination = os.path.abspath(destination)
+    # An empty directory may have this name; anything else makes the system refuse.
+    files.rename(whole, destination)
+    # Crash before this: nothing of that name, or all of it.
+    files.sync_directory(os.path.dirname(destination))
+    settle_ancestors(files, destination, {os.path.dirname(destination)})
+
+
+def sync_tree(files: Files, path: str) -> None:
+    """Make every name below `path` durable. Raises OSError."""
+    for name in files.listdir(path):
+        inner = os.path.join(path, name)
+        if is_folder(files, inner):
+            sync_tree(files, inner)
+    files.sync_directory(path)
+
+
+def _remove_tree(files: Files, path: str) -> None:
+    for name in files.listdir(path):
+        inner = os.path.join(path, name)
+        if is_folder(files, inner) and not os.path.islink(inner):
+            _remove_tree(files, inner)
+        else:
+            files.unlink(inner)
+    files.rmdir(path)

@@ -1,0 +1,283 @@
+"""Checkpoints of a journal: signed statements of its size and Merkle root, kept and published.
+
+`checkpoints/` is authority: cosignatures of witnesses can't be made again. `tlog/checkpoint`
+is a copy of the newest, for whoever serves the folder. What a crash leaves at each step is
+said at the step. Reads bounded files and trusts nothing in them beyond what it names. What a
+note is: batpak.proof.notes; where the hashes come from: `Tree`. Source: docs/format.md,
+"Checkpoints".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from batpak import canonical
+from batpak.config import Signer
+from batpak.engine.reading import LogReader
+from batpak.engine.survey import MAX_NOTE_BYTES, checkpoint_sizes
+from batpak.engine.system import LIFECYCLE, checkpoint_event
+from batpak.engine.tree import Tree
+from batpak.errors import (
+    BatpakError,
+    CanonicalError,
+    InvalidInput,
+    JournalCorrupt,
+    NotCheckpointed,
+    ProofInvalid,
+)
+from batpak.files import Files, read_small, refusal, replace_file
+from batpak.index.query import Query
+from batpak.journal.layout import Layout
+from batpak.journal.writer import Prepared
+from batpak.kinds import SYSTEM_LOG_CHECKPOINT
+from batpak.proof.notes import Checkpoint, Key, Note, Signature
+from batpak.tlog.trees import tree_root
+
+__all__ = ["CheckpointMaker", "StoredCheckpoint", "checkpoints_of", "load_checkpoint"]
+
+_KIND: Final = Query(
+    entity=LIFECYCLE.entity_bytes,
+    kinds=(SYSTEM_LOG_CHECKPOINT.raw, SYSTEM_LOG_CHECKPOINT.raw),
+    exact=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A checkpoint as it is kept: what it states, and the note with its signatures."""
+
+    origin: str
+    size: int
+    """Events [0, size) are covered."""
+    root: bytes
+    """RFC 9162 root over their event hashes, 32 bytes."""
+    note: str
+    """The signed note, cosignatures included."""
+    is_new: bool = False
+    """Whether this very call made it."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> StoredCheckpoint:
+        """Read a note; no signature is verified. Raises ProofInvalid."""
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ProofInvalid("a note is UTF-8", reason="note") from error
+        said = Checkpoint.parse(Note.parse(text).text)
+        return cls(said.origin, said.size, said.root, text)
+
+
+def load_checkpoint(files: Files, layout: Layout, origin: str, size: int) -> StoredCheckpoint:
+    """The stored checkpoint over `size` events.
+
+    Raises NotCheckpointed, StorageFailed, ProofInvalid for a file that is none.
+    """
+    path = layout.checkpoint(size)
+    try:
+        stored = StoredCheckpoint.parse(read_small(files, path, MAX_NOTE_BYTES))
+    except FileNotFoundError as error:
+        raise NotCheckpointed(
+            f"there is no checkpoint over {size} events",
+            size=size,
+            advice="Store.checkpoint_sizes() lists those that are there",
+        ) from error
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ProofInvalid(f"{path} is too long for a checkpoint", reason="note") from error
+        raise refusal(error, "can't read a checkpoint", path) from error
+    if (stored.origin, stored.size) != (origin, size):
+        raise ProofInvalid(f"{path} is a checkpoint of something else", reason="checkpoint")
+    return stored
+
+
+def checkpoints_of(
+    files: Files, layout: Layout, origin: str, *, damaged: Callable[[int, str], None] | None = None
+) -> list[StoredCheckpoint]:
+    """All stored checkpoints of this origin, by size; `damaged` hears of those that are none."""
+    found: list[StoredCheckpoint] = []
+    for size in checkpoint_sizes(files, layout):
+        try:
+            found.append(load_checkpoint(files, layout, origin, size))
+        except BatpakError as error:
+            if damaged is not None:
+                damaged(size, str(error))
+    return found
+
+
+class CheckpointMaker:
+    """Makes, completes and publishes the checkpoints of a journal open for writing."""
+
+    def __init__(
+        self,
+        files: Files,
+        layout: Layout,
+        origin: str,
+        reader: LogReader,
+        tree: Tree,
+        sync: Callable[[], int],
+        append: Callable[[Prepared], object],
+    ) -> None:
+        """`sync` makes all durable and gives the bound; `append` writes one event durably."""
+        self._files = files
+        self._layout = layout
+        self._origin = origin
+        self._reader = reader
+        self._tree = tree
+        self._sync = sync
+        self._append = append
+        self._lock = threading.Lock()
+
+    def make(self, key: Signer) -> StoredCheckpoint:
+        """Sign what is durable now; the newest one again where only checkpoints are new.
+
+        Raises what appends raise, JournalCorrupt where the log is not the one that an earlier
+        checkpoint was signed over, StorageFailed, NoSpace.
+        """
+        with self._lock:
+            size = self._sync()
+            latest = self._publish_missing(size)
+            if latest is not None and self._has_nothing_new(latest.size, size):
+                self._grow(latest, latest.size)
+                self._publish(latest, is_stored=True)
+                return latest
+            root = self._grow(latest, size)
+            text = str(Checkpoint(self._origin, size, root))
+            name = Key(self._origin, key.public_key)
+            line = Signature(self._origin, name.key_id, key.sign(text.encode()))
+            note = str(Note(text, (line,)))
+            # Crash before this: no checkpoint; tiles beyond the last one lie there unused.
+            self._append(checkpoint_event(size=size, root=root, note=note.encode()))
+            # Crash before this: the event stands, and the next call publishes its note.
+            made = StoredCheckpoint(self._origin, size, root, note, is_new=True)
+            self._publish(made)
+            return made
+
+    def _has_nothing_new(self, since: int, size: int) -> bool:
+        return self._reader.count(_KIND, since, size) == size - since
+
+    def _grow(self, latest: StoredCheckpoint | None, size: int) -> bytes:
+        """The tiles up to `size`, grown from those of the latest checkpoint where they are good."""
+        tree = self._tree
+        if latest is None or not tree.trust(latest.size, latest.root):
+            tree.forget()
+        try:
+            root = tree.grow(size)
+        except ProofInvalid:
+            # A tile went bad since it was looked at.
+            tree.forget()
+            root = tree.grow(size)
+        if latest is not None and tree_root(tree.subtrees(), latest.size) != latest.root:
+            tree.forget()
+            raise _other_history(self._layout, latest)
+        return root
+
+    def _publish_missing(self, size: int) -> StoredCheckpoint | None:
+        """The newest checkpoint, once the notes of all events that tell of one are published."""
+        sizes = checkpoint_sizes(self._files, self._layout)
+        latest: StoredCheckpoint | None = None
+        for each in reversed(sizes):
+            try:
+                latest = load_checkpoint(self._files, self._layout, self._origin, each)
+                break
+            except ProofInvalid:
+                # Somebody else's, or damaged: verify names it.
+                continue
+        low = 0 if latest is None else latest.size
+        for event in self._reader.scan(_KIND, low, size):
+            told = _told_by(event.raw)
+            if told is None or told.origin != self._origin or told.size > event.sequence:
+                continue
+            if latest is None or told.size > latest.size:
+                self._publish(told)
+                latest = told
+        return latest
+
+    def _publish(self, checkpoint: StoredCheckpoint, *, is_stored: bool = False) -> None:
+        data = checkpoint.note.encode()
+        path = self._layout.checkpoint(checkpoint.size)
+        try:
+            if not is_stored:
+                self._make_folder(self._layout.checkpoints)
+                replace_file(self._files, path, data)
+            # Crash before this: `tlog/checkpoint` is the one before, a true one as well.
+            self._make_folder(self._layout.tlog)
+            replace_file(self._files, os.path.join(self._layout.tlog, "checkpoint"), data)
+        except OSError as error:
+            raise refusal(error, "can't publish the checkpoint", path) from error
+
+    def _make_folder(self, path: str) -> None:
+        try:
+            self._files.mkdir(path)
+        except FileExistsError:
+            return
+        self._files.sync_directory(self._layout.root)
+
+    def add_cosignatures(self, note: str, witnesses: Iterable[Key]) -> StoredCheckpoint:
+        """Add what these witnesses signed to the stored checkpoint that they signed.
+
+        Lines by anybody else are left out. Raises InvalidInput, NotCheckpointed.
+        """
+        with self._lock:
+            try:
+                given = Note.parse(note)
+                signed = given.verified(witnesses)
+                size = Checkpoint.parse(given.text).size
+                stored = load_checkpoint(self._files, self._layout, self._origin, size)
+            except ProofInvalid as error:
+                raise InvalidInput(error.what, field="note") from error
+            kept = Note.parse(stored.note)
+            if kept.text != given.text:
+                raise InvalidInput(
+                    f"the note is of another checkpoint over {size} events than the stored one",
+                    field="note",
+                    advice="keep both: one of them is of a fork of this journal",
+                )
+            keys = {(key.name, key.key_id) for key in signed}
+            lines = tuple(
+                line
+                for line in given.signatures
+                if (line.name, line.key_id) in keys and line not in kept.signatures
+            )
+            if not signed:
+                raise InvalidInput("none of these witnesses signed the note", field="note")
+            whole = str(Note(kept.text, (*kept.signatures, *lines)))
+            if len(whole.encode()) > MAX_NOTE_BYTES:
+                raise InvalidInput("the checkpoint would have too many signatures", field="note")
+            cosigned = StoredCheckpoint(self._origin, size, stored.root, whole)
+            is_newest = size == checkpoint_sizes(self._files, self._layout)[-1]
+            try:
+                replace_file(self._files, self._layout.checkpoint(size), whole.encode())
+            except OSError as error:
+                path = self._layout.checkpoint(size)
+                raise refusal(error, "can't keep the cosignatures", path) from error
+            if is_newest:
+                self._publish(cosigned, is_stored=True)
+            return cosigned
+
+
+def _told_by(payload: bytes) -> StoredCheckpoint | None:
+    """The checkpoint that an event tells of; None for one that this version can't read."""
+    try:
+        told: Any = canonical.decode(payload)
+        note = cast("dict[str, Any]", told)["note"]
+        return StoredCheckpoint.parse(bytes(note))
+    except (CanonicalError, ProofInvalid, KeyError, TypeError, ValueError):
+        return None
+
+
+def _other_history(layout: Layout, latest: StoredCheckpoint) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"the first {latest.size} events are not those that their checkpoint was signed over; "
+        "nothing new is signed",
+        file=layout.checkpoint(latest.size),
+        reason="checkpoint-root",
+        first=0,
+        last=latest.size - 1,
+        witness=f"checkpoints/{os.path.basename(layout.checkpoint(latest.size))}",
+        advice="the journal was rewritten: restore it from a snapshot; run: batpak verify JOURNAL",
+    )

@@ -1,0 +1,387 @@
+"""The Merkle tree over event hashes, kept as tiles under `tlog/` that any file server can publish.
+
+Disposable: tiles are written by temporary name and rename, without a sync, and what is
+missing or wrong is made again from the log. Built when a checkpoint is made, never by an
+append and never at close. Which paths and bytes: batpak.tlog.tiles; hashing:
+batpak.proof.merkle; layout: docs/proofs.md, "Tiles".
+
+Hashes come from the index, which is disposable too: before one goes into a tree that is
+signed, it is compared with the link of the entity's next event in the segment, or computed
+from the segment where no next event is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from blake3 import blake3
+
+from batpak.engine.reading import LogReader
+from batpak.errors import JournalCorrupt, ProofInvalid
+from batpak.event import EVENT_PREFIX, ROW_SIZE
+from batpak.files import TEMPORARY_SUFFIX, Files, closing, refusal, write_all
+from batpak.index.mapped import MappedPart
+from batpak.journal.layout import Layout
+from batpak.proof.merkle import EMPTY_ROOT, HASH_SIZE, node_hash
+from batpak.tlog.tiles import ENTRIES, TILE_WIDTH, Tile, encode_entries, subtrees_in, tiles_for
+from batpak.tlog.trees import Subtree, root_of, tree_root
+
+if TYPE_CHECKING:
+    from batpak.index.parts import Slot
+
+__all__ = ["RunningRoot", "Tree", "event_hashes", "subtrees_of_log"]
+
+_TILE_BYTES: Final = HASH_SIZE * TILE_WIDTH
+_CACHED: Final = 64
+"""Tiles kept in memory for the next proof."""
+_STEP: Final = 1 << 18
+_ROW_CHUNK: Final = 1 << 16
+_LENGTHS_AT: Final = slice(84, 98)
+
+
+class Tree:
+    """The tiles of one journal. The writer grows them; reading needs no lock of the journal."""
+
+    def __init__(self, files: Files, layout: Layout, reader: LogReader) -> None:
+        self._files = files
+        self._layout = layout
+        self._reader = reader
+        self._lock = threading.Lock()
+        # guarded by _lock
+        self.size = 0
+        """Leaves that the tiles are known to hold, in this process."""
+        self._folders: set[str] = set()
+        self._caching = threading.Lock()
+        # guarded by _caching, but for single look-ups
+        self._cache: dict[Tile, bytes] = {}
+
+    def trust(self, size: int, root: bytes) -> bool:
+        """Whether the tiles are there, whole, and have this root; then they serve from now on.
+
+        Looks at every tile's length and at the hashes on the right edge. Bytes inside of a
+        tile are looked at when a proof needs them.
+        """
+        with self._lock:
+            if self.size >= size > 0:
+                return True
+            if not self._is_whole(size):
+                return False
+            try:
+                is_right = tree_root(subtrees_in(self._read, size), size) == root
+            except ProofInvalid:
+                return False
+            if is_right:
+                self.size = size
+            return is_right
+
+    def subtrees(self) -> Subtree:
+        """The complete subtrees below `size` as it is now; ProofInvalid is for a bad tile.
+
+        A tree that grows meanwhile may take a partial tile away, which then is a bad one.
+        """
+        return subtrees_in(self._read, self.size)
+
+    def forget(self) -> None:
+        """Believe no tile any more: the next `grow` makes all of them again."""
+        with self._lock:
+            self.size = 0
+            self._clear()
+
+    def _clear(self) -> None:
+        with self._caching:
+            self._cache.clear()
+
+    def grow(self, size: int) -> bytes:
+        """Write what is missing up to `size` leaves; returns the root over them.
+
+        Raises StorageFailed, NoSpace, JournalCorrupt.
+        """
+        with self._lock:
+            if size > self.size:
+                try:
+                    self._grow(self.size, size)
+                except BaseException as error:
+                    # Which tiles are there now is not known.
+                    self.size = 0
+                    if isinstance(error, OSError):
+                        path = self._layout.tlog
+                        raise refusal(error, "can't write the log's tiles", path) from error
+                    raise
+                self.size = size
+            return tree_root(self.subtrees(), size)
+
+    # --- writing -------------------------------------------------------------
+
+    def _grow(self, old: int, size: int) -> None:
+        self._clear()
+        start = old - old % TILE_WIDTH
+        pending: list[bytes] = []
+        place = start // TILE_WIDTH
+        for leaves in _by_tiles(event_hashes(self._reader, start, size)):
+            entries = [leaves[at : at + HASH_SIZE] for at in range(0, len(leaves), HASH_SIZE)]
+            hashes = _leaf_hashes(leaves)
+            self._write(Tile(ENTRIES, place, len(entries)), encode_entries(entries))
+            self._write(Tile(0, place, len(entries)), b"".join(hashes))
+            if len(entries) == TILE_WIDTH:
+                pending.append(_fold(hashes))
+            place += 1
+        self._drop_partial(ENTRIES, old, size)
+        level = 1
+        while size >> 8 * level:
+            pending = self._grow_level(level, old, size, pending)
+            level += 1
+
+    def _grow_level(self, level: int, old: int, size: int, new: list[bytes]) -> list[bytes]:
+        """Write the tiles of one level above the leaves; the roots of those that are full."""
+        self._drop_partial(level - 1, old, size)
+        before = old >> 8 * level
+        first = before - before % TILE_WIDTH
+        place, width = first // TILE_WIDTH, before - first
+        known = self._read(Tile(level, place, width)) if width else b""
+        hashes = [known[at : at + HASH_SIZE] for at in range(0, len(known), HASH_SIZE)] + new
+        full: list[bytes] = []
+        if not new:
+            return full
+        for at in range(0, len(hashes), TILE_WIDTH):
+            tile = hashes[at : at + TILE_WIDTH]
+            self._write(Tile(level, place, len(tile)), b"".join(tile))
+            if len(tile) == TILE_WIDTH:
+                full.append(_fold(tile))
+            place += 1
+        return full
+
+    def _write(self, tile: Tile, data: bytes) -> None:
+        """Put a tile in its place. A crash leaves none, an old one, or, since nothing is synced,
+        one of other bytes, which the proof that needs it does not verify with."""
+        path = self._path(tile)
+        self._make_folder(os.path.dirname(path))
+        temporary = path + TEMPORARY_SUFFIX
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
+        with closing(self._files, self._files.open(temporary, flags)) as fd:
+            write_all(self._files, fd, data, 0)
+        self._files.rename(temporary, path)
+
+    def _make_folder(self, path: str) -> None:
+        if path in self._folders:
+            return
+        if path != self._layout.root:
+            self._make_folder(os.path.dirname(path))
+            try:
+                self._files.mkdir(path)
+            except FileExistsError:
+                pass
+        self._folders.add(path)
+
+    def _drop_partial(self, level: int, old: int, size: int) -> None:
+        """Delete the partial tiles of the tile that `old` ended in, once it is full."""
+        shift = 8 * max(level, 0)
+        place, width = divmod(old >> shift, TILE_WIDTH)
+        if not width or (size >> shift) < (place + 1) * TILE_WIDTH:
+            return
+        folder = os.path.dirname(self._path(Tile(level, place, width)))
+        try:
+            for name in self._files.listdir(folder):
+                self._files.unlink(os.path.join(folder, name))
+        except FileNotFoundError:
+            # Somebody tidied up before; nobody needs them.
+            return
+
+    # --- reading -------------------------------------------------------------
+
+    def _path(self, tile: Tile) -> str:
+        return os.path.join(self._layout.tlog, *tile.path.split("/"))
+
+    def _read(self, tile: Tile) -> bytes:
+        """A tile's bytes, at most one more than it may have; none where it can't be read."""
+        data = self._cache.get(tile)
+        if data is not None:
+            return data
+        try:
+            with closing(self._files, self._files.open(self._path(tile), os.O_RDONLY)) as fd:
+                data = self._files.pread(fd, _TILE_BYTES + 1, 0)
+        except OSError:
+            return b""
+        with self._caching:
+            while len(self._cache) >= _CACHED:
+                del self._cache[next(iter(self._cache))]
+            self._cache[tile] = data
+        return data
+
+    def _is_whole(self, size: int) -> bool:
+        for tile in tiles_for(size):
+            step = HASH_SIZE + 2 * (tile.level == ENTRIES)
+            try:
+                if self._files.stat(self._path(tile)).st_size != step * tile.width:
+                    return False
+            except OSError:
+                return False
+        return True
+
+
+# --- hashing -------------------------------------------------------------------
+
+
+def _leaf_hashes(entries: bytes) -> list[bytes]:
+    """Leaf hashes of 32-byte entries that stand end to end."""
+    return [
+        sha256(b"\x00" + entries[at : at + HASH_SIZE]).digest()
+        for at in range(0, len(entries), HASH_SIZE)
+    ]
+
+
+def _fold(hashes: list[bytes]) -> bytes:
+    """The root over a power of two of hashes."""
+    while len(hashes) > 1:
+        hashes = [
+            sha256(b"\x01" + left + right).digest()
+            for left, right in zip(hashes[::2], hashes[1::2], strict=True)
+        ]
+    return hashes[0]
+
+
+class RunningRoot:
+    """The root over entries that come one after the other: the tree's right edge, no more."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._leaves: list[bytes] = []
+        """Leaf hashes of the last tile, fewer than it holds."""
+        self._edge: list[tuple[int, bytes]] = []
+        """Height and hash of the complete subtrees before them, from left to right."""
+
+    def add(self, entries: bytes) -> None:
+        """Take in entries, 32 bytes each, end to end."""
+        self.size += len(entries) // HASH_SIZE
+        self._leaves += _leaf_hashes(entries)
+        whole = len(self._leaves) - len(self._leaves) % TILE_WIDTH
+        for at in range(0, whole, TILE_WIDTH):
+            height, right = 8, _fold(self._leaves[at : at + TILE_WIDTH])
+            while self._edge and self._edge[-1][0] == height:
+                right = node_hash(self._edge.pop()[1], right)
+                height += 1
+            self._edge.append((height, right))
+        del self._leaves[:whole]
+
+    @property
+    def root(self) -> bytes:
+        """RFC 9162 root over all entries so far, 32 bytes."""
+        right = root_of(self._leaves) if self._leaves else None
+        for _, left in reversed(self._edge):
+            right = left if right is None else node_hash(left, right)
+        return EMPTY_ROOT if right is None else right
+
+
+def subtrees_of_log(reader: LogReader) -> Subtree:
+    """Complete subtrees computed from the log: for a reader that has no tiles and writes none."""
+
+    def subtree(level: int, index: int) -> bytes:
+        if level > 8:
+            return node_hash(subtree(level - 1, 2 * index), subtree(level - 1, 2 * index + 1))
+        low, high = index << level, (index + 1) << level
+        return _fold(_leaf_hashes(b"".join(event_hashes(reader, low, high))))
+
+    return subtree
+
+
+# --- the entries -----------------------------------------------------------------
+
+
+def event_hashes(reader: LogReader, low: int, high: int) -> Iterator[bytes]:
+    """Event hashes of sequences [low, high), end to end, in pieces of many.
+
+    Raises JournalCorrupt where index and segment disagree.
+    """
+    for slot in reader.index.slots:
+        start, end = max(low, slot.first), min(high, slot.part.end)
+        for at in range(start, end, _STEP):
+            stop = min(at + _STEP, end)
+            yield _hashes_of(reader, slot, at - slot.first, stop - slot.first)
+
+
+def _hashes_of(reader: LogReader, slot: Slot, low: int, high: int) -> bytes:
+    """Event hashes of rows of one part, checked where they come from a file."""
+    hashes, _ = slot.part.located(low, high)
+    if isinstance(slot.part, MappedPart):
+        _check_links(reader, slot, slot.part, low, high, hashes)
+    return hashes
+
+
+def _check_links(
+    reader: LogReader, slot: Slot, part: MappedPart, low: int, high: int, hashes: bytes
+) -> None:
+    """Compare hashes of a sidecar with what the segment says of them.
+
+    An event's hash stands in the next row of its entity; where that is not among these rows,
+    it is computed.
+    """
+    import numpy as np
+
+    columns = part.columns()
+    offsets = columns.row_offset[low:high].astype(np.int64)
+    entities = columns.entity_number[low:high]
+    segment = reader.pool.get(slot.segment_base)
+    bad = None
+    previous = np.empty((high - low, HASH_SIZE), np.uint8)
+    for at in range(0, high - low, _ROW_CHUNK):
+        chunk = offsets[at : at + _ROW_CHUNK]
+        begin, end = int(chunk.min()), int(chunk.max()) + ROW_SIZE
+        data = np.frombuffer(segment.read(begin, end - begin), np.uint8)
+        if len(data) < end - begin:
+            raise _disagrees(reader, slot, low + at)
+        starts = (chunk - begin)[:, None]
+        numbers = data[starts + np.arange(8)].view("<u8")[:, 0]
+        wrong = np.flatnonzero(numbers != np.arange(len(chunk)) + (slot.first + low + at))
+        if len(wrong):
+            raise _disagrees(reader, slot, low + at + int(wrong[0]))
+        previous[at : at + len(chunk)] = data[starts + np.arange(144, 176)]
+    order = np.argsort(entities, kind="stable")
+    own = np.frombuffer(hashes, np.uint8).reshape(-1, HASH_SIZE)
+    linked = entities[order[1:]] == entities[order[:-1]]
+    same = (previous[order[1:]] == own[order[:-1]]).all(axis=1)
+    bad = np.flatnonzero(linked & ~same)
+    if len(bad):
+        raise _disagrees(reader, slot, low + int(order[bad[0]]))
+    last = np.append(order[:-1][~linked], order[-1:])
+    for row in last.tolist():
+        _check_one(reader, slot, part, low + row, hashes[32 * row : 32 * row + 32])
+
+
+def _check_one(reader: LogReader, slot: Slot, part: MappedPart, row: int, known: bytes) -> None:
+    _, row_at, metadata_at, _ = part.locate(row)
+    read = reader.pool.get(slot.segment_base).read
+    data = read(row_at, ROW_SIZE)
+    lengths = data[_LENGTHS_AT]
+    size = int.from_bytes(lengths[:4], "little")
+    size += int.from_bytes(lengths[10:12], "little") + int.from_bytes(lengths[12:14], "little")
+    if blake3(EVENT_PREFIX + data + read(metadata_at, size)).digest() != known:
+        raise _disagrees(reader, slot, row)
+
+
+def _disagrees(reader: LogReader, slot: Slot, row: int) -> JournalCorrupt:
+    sequence = slot.first + row
+    return JournalCorrupt(
+        f"index and segment disagree about event {sequence}: nothing is signed over it",
+        file=reader.pool.path(slot.segment_base),
+        sequence=sequence,
+        reason="event-hash",
+        first=sequence,
+        last=sequence,
+        advice="run: batpak verify JOURNAL; delete the .idx file if the segment is good",
+    )
+
+
+def _by_tiles(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of a tile's leaves each; only the last one may be shorter."""
+    left = b""
+    for piece in pieces:
+        data = left + piece if left else piece
+        whole = len(data) - len(data) % _TILE_BYTES
+        for at in range(0, whole, _TILE_BYTES):
+            yield data[at : at + _TILE_BYTES]
+        left = data[whole:]
+    if left:
+        yield left

@@ -1,0 +1,140 @@
+"""A witness: keeps the last checkpoint that it saw of one log, and cosigns what grew out of it.
+
+The state is kept durably before a cosignature is given away, and under a lock, so that
+neither a crash nor a second process makes it vouch for two histories. What is judged:
+batpak.tlog.signing. The request's form: the body of add-checkpoint in C2SP's tlog-witness.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from base64 import b64decode
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from batpak.errors import Conflict, Damaged, InvalidInput, ProofInvalid, StorageFailed
+from batpak.files import REAL, Files, closing, read_small, refusal, replace_file
+from batpak.proof.notes import Checkpoint, Key, Note, Policy
+from batpak.tlog.signing import cosign
+
+if TYPE_CHECKING:
+    from batpak.signing import SigningKey
+
+__all__ = ["Cosigned", "Witness", "parse_request"]
+
+_MAX_STATE: Final = 64 << 10
+_MAX_HASHES: Final = 63
+"""A consistency proof in a tree of 2^63 leaves has no more."""
+
+
+class Cosigned(NamedTuple):
+    """What a witness gives back."""
+
+    origin: str
+    size: int
+    time: int
+    """Seconds since 1970."""
+    line: str
+    note: str
+
+
+def parse_request(text: str) -> tuple[int, list[bytes], str]:
+    """The old size, the consistency proof and the note of a request. Raises InvalidInput."""
+    head, blank, note = text.partition("\n\n")
+    first, *lines = head.split("\n")
+    word, _, number = first.partition(" ")
+    is_number = number.isascii() and number.isdigit() and len(number) <= 19
+    if not blank or word != "old" or not is_number or str(int(number)) != number:
+        raise _no_request("its first line is not `old` and a size")
+    if len(lines) > _MAX_HASHES:
+        raise _no_request(f"it has more than {_MAX_HASHES} hashes")
+    try:
+        hashes = [b64decode(line, validate=True) for line in lines]
+    except ValueError as error:
+        raise _no_request("a hash is not base64") from error
+    if any(len(each) != 32 for each in hashes):
+        raise _no_request("a hash has not 32 bytes")
+    return int(number), hashes, note
+
+
+def _no_request(why: str) -> InvalidInput:
+    return InvalidInput(
+        f"not a request to a witness: {why}",
+        field="request",
+        advice="make one with: batpak witness request JOURNAL",
+    )
+
+
+class Witness:
+    """One witness for one log. `state` is a file of its own; `state`.lock is held meanwhile."""
+
+    def __init__(
+        self, log: Key, name: str, key: SigningKey, state: str, files: Files = REAL
+    ) -> None:
+        self._policy = Policy(log)
+        self._name = name
+        self._key = key
+        self._state = os.path.abspath(state)
+        self._files = files
+
+    def cosign(self, request: str, *, now: int | None = None) -> Cosigned:
+        """Judge a request, remember its checkpoint, and cosign it.
+
+        `now`: seconds since 1970, else the system's. Raises InvalidInput, Conflict with the
+        reason for a log that went back on what it showed, Damaged for a bad state file.
+        """
+        old_size, hashes, note = parse_request(request)
+        try:
+            lock = self._files.open(self._state + ".lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise refusal(error, "can't open the state's lock", self._state) from error
+        with closing(self._files, lock):
+            if not self._files.lock(lock):
+                raise StorageFailed(
+                    "another process is this witness now", file=self._state, advice="try again"
+                )
+            return self._cosign(old_size, hashes, note, int(time.time()) if now is None else now)
+
+    def _cosign(self, old_size: int, hashes: list[bytes], note: str, now: int) -> Cosigned:
+        seen = self._seen()
+        try:
+            checkpoint, line = cosign(
+                note, self._policy, seen, hashes, self._name, self._key.private, now
+            )
+            parsed = Note.parse(note)
+        except ProofInvalid as error:
+            if error.reason == "not-consistent" and seen is not None and seen.size != old_size:
+                raise Conflict(
+                    f"the last checkpoint seen is over {seen.size} events, and the proof begins "
+                    f"at {old_size}",
+                    advice=f"ask again with: batpak witness request JOURNAL --old {seen.size}",
+                ) from error
+            raise Conflict(
+                f"not cosigned ({error.reason}): {error.what}",
+                advice="keep the request: a signed rollback or fork is proof against its log",
+            ) from error
+        # Crash before this: nothing was given away. After it: the same request is refused no
+        # more than any other that starts at the new size.
+        self._keep(checkpoint)
+        whole = str(Note(parsed.text, (*parsed.signatures, line)))
+        return Cosigned(checkpoint.origin, checkpoint.size, now, str(line).rstrip("\n"), whole)
+
+    def _seen(self) -> Checkpoint | None:
+        try:
+            return Checkpoint.parse(read_small(self._files, self._state, _MAX_STATE).decode())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refusal(error, "can't read the witness's state", self._state) from error
+        except (ProofInvalid, UnicodeDecodeError) as error:
+            raise Damaged(
+                "the witness's state is not a checkpoint",
+                file=self._state,
+                advice="restore it; a witness without memory vouches for nothing",
+            ) from error
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        try:
+            replace_file(self._files, self._state, str(checkpoint).encode())
+        except OSError as error:
+            raise refusal(error, "can't keep what was seen: not cosigned", self._state) from error

@@ -1,0 +1,224 @@
+"""keys, checkpoint, prove, verify of bundles, and witness, as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from batpak import Store
+from batpak.bundle import Bundle
+from batpak_cli.app import app
+from batpak_cli.shapes import SHAPES
+from tests.support.proofs import LATER, LOG, ORIGIN, RECEIPTS, WITNESS, open_signed, published, say
+
+NAME = "example.net/witness"
+EVIL = '<script>alert("x")</script>&\u202e'
+
+
+def batpak(*arguments: object, code: int = 0, stdin: str | None = None) -> Result:
+    done = CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
+    assert done.exit_code == code, (done.output, done.stderr, done.exception)
+    return done
+
+
+@pytest.fixture(name="place")
+def place_with_keys_and_a_checkpoint(tmp_path: Path) -> Path:
+    for key, file in ((RECEIPTS, "receipts"), (LATER, "later"), (LOG, "log"), (WITNESS, "witness")):
+        key.save(tmp_path / f"{file}.pem")
+    with open_signed(tmp_path / "journal") as store:
+        say(store, 4)
+        store.append_raw(*_evil())
+        store.checkpoint()
+    for file, name, field in (("log", ORIGIN, "log-key"), ("witness", NAME, "witness-key")):
+        done = batpak("keys", "show", tmp_path / f"{file}.pem", "--name", name, "--field", field)
+        (tmp_path / f"{file}.key").write_text(done.output)
+    return tmp_path
+
+
+def _evil() -> tuple:
+    from batpak import Coordinate, EventKind, canonical
+
+    return Coordinate("<b>bob<b>", "x"), EventKind(0xF, 2), canonical.encode({"note": EVIL})
+
+
+def test_a_new_key_is_private_and_its_public_parts_are_printed(tmp_path: Path) -> None:
+    told = json.loads(batpak("keys", "new", tmp_path / "k", "--name", NAME, "--json").output)
+    assert told.keys() == SHAPES["key"].keys()
+    assert (tmp_path / "k").stat().st_mode & 0o777 == 0o600
+    shown = json.loads(batpak("keys", "show", tmp_path / "k", "--name", NAME, "--json").output)
+    assert shown == told
+    secret = (tmp_path / "k").read_text().split("\n")[1]
+    assert secret not in json.dumps(told)
+    again = batpak("keys", "new", tmp_path / "k", "--json", code=5)
+    assert json.loads(again.stderr)["error"]["code"] == "key-file-refused"
+    batpak("keys", "new", tmp_path / "l", "--name", "a b", code=2)
+    assert not (tmp_path / "l").exists()
+    batpak("keys", "show", tmp_path / "k", "--field", "log-key", code=2)
+    (tmp_path / "k").chmod(0o644)
+    refused = batpak("keys", "show", tmp_path / "k", code=5)
+    assert "chmod 600" in refused.stderr
+
+
+def test_keys_are_added_listed_and_retired(place: Path) -> None:
+    journal = place / "journal"
+    added = json.loads(
+        batpak("keys", "add", journal, "--key", place / "later.pem", "--json").output
+    )
+    assert added.keys() == SHAPES["key-span"].keys()
+    lines = [
+        json.loads(line) for line in batpak("keys", "list", journal, "--json").output.splitlines()
+    ]
+    assert [line["key_id"] for line in lines] == [RECEIPTS.key_id.hex(), LATER.key_id.hex()]
+    batpak("keys", "retire", journal, LATER.key_id.hex()[:7], code=5)
+    batpak("keys", "retire", journal, "0" * 16, code=5)
+    done = batpak("keys", "retire", journal, LATER.key_id.hex()[:8], "--reason", "lost", "--json")
+    assert json.loads(done.output)["until"] > added["since"]
+    batpak("keys", "add", journal, "--key", place / "later.pem", code=5)
+    assert "retired by event" in batpak("keys", "list", journal).output
+
+
+def test_a_bundle_is_proven_and_checked_by_commands_alone(place: Path) -> None:
+    journal, out = place / "journal", place / "bundle.json"
+    batpak("prove", journal, 3, "--signing-key", place / "receipts.pem", "--out", out)
+    done = batpak("verify", out, "--key", place / "log.key", "--json")
+    told = json.loads(done.output)
+    assert told["ok"]
+    answers = {check["name"]: check["answer"] for check in told["checks"]}
+    assert answers["receipt"] == answers["inclusion"] == answers["content"] == "held"
+    wrong = batpak("verify", out, "--key", place / "log.key", "--receipt-key", "00" * 32, code=1)
+    assert "failed    receipt" in wrong.output
+    right = RECEIPTS.public_key.hex()
+    batpak("verify", out, "--key", place / "log.key", "--receipt-key", right)
+    for arguments in (
+        ("verify", out),
+        ("verify", out, "--key", "x+y+z"),
+        ("verify", out, "--key", place / "log.key", "--receipt-key", "xyz"),
+        ("verify", out, "--key", place / "log.key", "--quorum", "1"),
+        ("verify", journal, "--receipt-key", right),
+        ("prove", journal, 3, "--html", "--json"),
+    ):
+        batpak(*arguments, code=2)
+    batpak("prove", journal, 3, "--out", out, code=5)
+    text = out.read_text()
+    out.write_text(text.replace('"sequence":3', '"sequence":4'))
+    assert "not proven" in batpak("verify", out, "--key", place / "log.key", code=1).output
+    out.write_text("no bundle")
+    assert "failed    form" in batpak("verify", out, "--key", place / "log.key", code=1).output
+
+
+def test_a_journal_is_verified_with_the_logs_key(place: Path) -> None:
+    batpak("verify", place / "journal", "--key", place / "log.key")
+    done = batpak("verify", place / "journal", "--key", place / "witness.key", "--json", code=1)
+    assert {f["code"] for f in json.loads(done.output)["findings"]} == {"checkpoint-signature"}
+
+
+def test_a_checkpoint_is_made_and_cosigned_by_a_witness_that_remembers(place: Path) -> None:
+    journal, seen = place / "journal", place / "seen"
+    witness = (
+        "witness", "cosign", "--log", place / "log.key", "--name", NAME,
+        "--key", place / "witness.pem", "--state", seen,
+    )  # fmt: skip
+    made = json.loads(batpak("checkpoint", journal, "--key", place / "log.pem", "--json").output)
+    assert made.keys() == SHAPES["checkpoint"].keys()
+    request = batpak("witness", "request", journal).output
+    asked = json.loads(batpak("witness", "request", journal, "--json").output)
+    assert asked.keys() == SHAPES["witness-request"].keys()
+    cosigned = json.loads(batpak(*witness, "--json", stdin=request).output)
+    assert cosigned.keys() == SHAPES["cosigned"].keys()
+    assert cosigned["note"] == made["note"] + cosigned["line"] + "\n"
+    (place / "cosigned").write_text(cosigned["note"])
+    kept = batpak(
+        "checkpoint", journal, "--cosigned", place / "cosigned", "--witness", place / "witness.key"
+    )
+    assert kept.output.startswith(cosigned["note"])
+    assert published(journal).note == cosigned["note"]
+    batpak("prove", journal, 3, "--out", place / "b.json")
+    policy = ("--key", place / "log.key", "--witness", place / "witness.key", "--quorum", 1)
+    batpak("verify", place / "b.json", *policy)
+    batpak("prove", journal, 3, "--size", asked["size"], "--out", place / "c.json")
+    # A later checkpoint, from what the witness has seen; another start is told apart.
+    batpak("checkpoint", journal, "--key", place / "log.pem")
+    late = batpak(*witness, code=5, stdin=batpak("witness", "request", journal).output)
+    assert f"--old {made['size']}" in late.stderr
+    good = batpak("witness", "request", journal, "--old", made["size"]).output
+    batpak(*witness, stdin=good)
+    # The first request is now a rollback.
+    assert "rollback" in batpak(*witness, code=5, stdin=request).stderr
+    before = seen.read_bytes()
+    for bad in (
+        "",
+        "old x\n\nnote",
+        "old 01\n\nn",
+        "old 1\nAAAA\n\nn",
+        "x" * (1 << 19),
+        "old 1\n" * 99,
+    ):
+        assert batpak(*witness, code=5, stdin=bad).stderr
+    assert seen.read_bytes() == before
+    seen.write_text("no checkpoint")
+    batpak(*witness, code=3, stdin=good)
+    batpak("checkpoint", journal, code=2)
+
+
+class Reading(HTMLParser):
+    """What a browser would make of a page: its tags, their attributes, its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.shown: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.shown.append(data)
+
+
+def test_the_page_of_a_bundle_runs_nothing_fetches_nothing_and_shows_everything(
+    place: Path,
+) -> None:
+    with Store.open(place / "journal", mode="r") as reader:
+        evil = next(e.sequence for e in reader if e.coordinate.entity.startswith("<b>"))
+    text = batpak("prove", place / "journal", evil, "--html").output
+    page = Reading()
+    page.feed(text)
+    assert not page.tags & {"script", "img", "link", "iframe", "a", "b", "form", "object"}
+    names = {name for name, _ in page.attributes}
+    assert not [name for name in names if name.startswith("on") or name in ("src", "href")]
+    assert not re.search(r"url\(|@import|https?:", text)
+    shown = "".join(page.shown)
+    assert "\u202e" not in shown.split("The bundle")[0]
+    assert "<b>bob<b>" in shown
+    assert 'alert(\\"x\\")' in shown
+    # The bundle stands in the page, to be copied out, and checks.
+    bundle = Bundle.parse(next(each for each in page.shown if each.startswith('{"format"')))
+    (place / "copied.json").write_text(bundle.to_json())
+    batpak("verify", place / "copied.json", "--key", place / "log.key")
+    withheld = batpak("prove", place / "journal", evil, "--html", "--withhold-payload").output
+    assert "alert" not in withheld
+    assert "withheld" in withheld
+
+
+def test_a_range_grows_out_of_an_older_checkpoint(place: Path) -> None:
+    journal = place / "journal"
+    old = json.loads(batpak("witness", "request", journal, "--json").output)["size"]
+    batpak("checkpoint", journal, "--key", place / "log.pem")
+    done = batpak("prove", journal, "2:5", "--since", old, "--out", place / "range.json")
+    assert done.output == ""
+    told = json.loads(
+        batpak("verify", place / "range.json", "--key", place / "log.key", "--json").output
+    )
+    answers = {check["name"]: check["answer"] for check in told["checks"]}
+    assert answers["consistency"] == answers["chain"] == "held"
+    assert len(Bundle.parse((place / "range.json").read_text()).events) == 3
+    batpak("prove", journal, "5:2", code=5)
+    batpak("prove", journal, "99999", code=5)
+    batpak("prove", journal, 3, "--size", 4, code=5)

@@ -1,0 +1,373 @@
+"""Checkpoints and tiles of a journal, looked at by a stranger who has only what is published."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batpak import Durability, EventKind, Item, Store
+from batpak.config import Signer
+from batpak.engine.tree import RunningRoot, event_hashes
+from batpak.errors import InvalidInput, JournalCorrupt, NotCheckpointed
+from batpak.proof.merkle import leaf_hash
+from batpak.proof.notes import Checkpoint, Key, Note
+from batpak.tlog.signing import sign_note
+from batpak.tlog.tiles import Tile
+from batpak.tlog.trees import root_of
+from batpak_cli.demo.forger import ForgedJournal
+from tests.support.faulty_files import RecordingFiles
+from tests.support.proofs import (
+    LOG,
+    LOG_KEY,
+    ORIGIN,
+    SAID,
+    THIEF,
+    WHERE,
+    WITNESS,
+    all_tiles,
+    open_signed,
+    published,
+    say,
+)
+
+WITNESS_KEY = Key("example.net/witness", WITNESS.public_key, 4)
+
+
+def cosigned(note: str) -> str:
+    parsed = Note.parse(note)
+    line = sign_note(parsed.text, WITNESS_KEY.name, WITNESS.private, time=1_800_000_000)
+    return str(Note(parsed.text, (*parsed.signatures, line)))
+
+
+def _spoiled(note: str) -> str:
+    """The same note with a bit of its last signature changed."""
+    parsed = Note.parse(note)
+    *others, last = parsed.signatures
+    wrong = bytes([*last.signature[:-1], last.signature[-1] ^ 1])
+    return str(Note(parsed.text, (*others, last._replace(signature=wrong))))
+
+
+def _place(path: Path, file: Path) -> Tile:
+    tile = Tile.parse(file.relative_to(path / "tlog").as_posix())
+    assert tile is not None
+    return tile
+
+
+@given(st.lists(st.integers(0, 600), max_size=5))
+def test_a_running_root_is_the_root_of_the_whole(steps: list[int]) -> None:
+    running, entries = RunningRoot(), list[bytes]()
+    for step in steps:
+        new = [n.to_bytes(32, "big") for n in range(len(entries), len(entries) + step)]
+        running.add(b"".join(new))
+        entries += new
+        assert running.size == len(entries)
+        assert running.root == root_of([leaf_hash(entry) for entry in entries])
+
+
+@pytest.mark.proves("INV-CHECKPOINT-COVERS-DURABLE")
+def test_a_checkpoint_covers_what_is_durable_and_its_event_lies_outside(tmp_path: Path) -> None:
+    with open_signed(tmp_path / "j") as store:
+        receipts = say(store, 5)
+        made = store.checkpoint()
+        assert made.is_new
+        assert made.size == receipts[-1].sequence + 1
+        told = store.at(made.size)
+        assert str(told.kind) == "0x0013"
+        assert told.value == {"size": made.size, "root": made.root, "note": made.note.encode()}
+        assert store.frontier().durable.sequence > told.sequence
+        hashes = [leaf_hash(store.at(n).event_hash) for n in range(made.size)]
+        assert made.root == root_of(hashes)
+        assert Note.parse(made.note).verified([LOG_KEY]) == {LOG_KEY: 0}
+        assert store.stored_checkpoint().note == made.note
+        assert store.checkpoint_sizes() == (made.size,)
+    assert published(tmp_path / "j").note == made.note
+
+
+def test_nothing_new_but_checkpoints_makes_no_new_one(tmp_path: Path) -> None:
+    with open_signed(tmp_path / "j") as store:
+        say(store)
+        first = store.checkpoint()
+        events = len(store)
+        for _ in range(3):
+            again = store.checkpoint()
+            assert (again.note, again.is_new) == (first.note, False)
+        assert len(store) == events
+        say(store)
+        assert store.checkpoint().size == events + 1
+
+
+@pytest.mark.proves("INV-TILES-ARE-DISPOSABLE")
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_tiles_grow_to_what_a_stranger_computes_whatever_is_lost(
+    steps: list[int], chance: random.Random
+) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "j")
+        for step in steps:
+            # A new process each time: nothing is remembered but what stands on the disk.
+            with open_signed(path, segment_max_bytes=1 << 16) as store:
+                store.append_many([Item(WHERE, {"n": n}, kind=SAID) for n in range(step)])
+                made = store.checkpoint()
+                assert published(path).note == made.note
+            lost = chance.choice(["nothing", "all", "one", "cut", "changed"])
+            tiles = all_tiles(path)
+            tile = chance.choice(tiles)
+            if lost == "all":
+                shutil.rmtree(path / "tlog")
+            elif lost == "one":
+                tile.unlink()
+            elif lost == "cut":
+                tile.write_bytes(tile.read_bytes()[:-1])
+            elif lost == "changed":
+                # On the right edge, where growing begins: a hash of the highest level.
+                edge = max(tiles, key=lambda each: tuple(_place(path, each)))
+                edge.write_bytes(edge.read_bytes()[:-1] + b"\xff")
+        with open_signed(path) as store:
+            shutil.rmtree(path / "tlog", ignore_errors=True)
+            say(store)
+            store.checkpoint()
+        published(path)
+        with Store.open(path, mode="r") as reader:
+            assert reader.verify().ok
+
+
+def test_the_second_checkpoint_writes_only_what_grew(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    with open_signed(tmp_path / "j", files=files) as store:
+        store.append_many([Item(WHERE, {"n": n}, kind=SAID) for n in range(3000)])
+        begun = len(files.operations)
+        store.checkpoint()
+        whole = sum(o.name == "pwrite" and "tlog" in o.path for o in files.operations[begun:])
+        begun = len(files.operations)
+        say(store)
+        store.checkpoint()
+        operations = files.operations[begun:]
+        grown = [o.path for o in operations if o.name == "pwrite" and "tile" in o.path]
+        assert whole > 24
+        # The last tile of leaves and its entries; the level above has no full tile more.
+        assert len(grown) == 2
+        read = [o.length or 0 for o in operations if o.name == "pread" and "segments" in o.path]
+        assert sum(read) < 4096
+
+
+def test_appends_and_close_touch_no_tile(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    with open_signed(tmp_path / "j", files=files) as store:
+        say(store, 300)
+        store.checkpoint()
+        begun = len(files.operations)
+        say(store, 300)
+        store.sync()
+    assert not [o for o in files.operations[begun:] if "tlog" in o.path or "checkpoints" in o.path]
+
+
+def test_a_checkpoint_needs_a_key(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "j") as store:
+        with pytest.raises(InvalidInput) as caught:
+            store.checkpoint()
+        assert caught.value.field == "checkpoint_key"
+        with pytest.raises(NotCheckpointed):
+            store.stored_checkpoint()
+        with pytest.raises(NotCheckpointed):
+            store.stored_checkpoint(3)
+    assert not (tmp_path / "j" / "checkpoints").exists()
+
+
+@pytest.mark.proves("INV-CHECKPOINT-IS-A-WITNESS")
+def test_a_checkpoint_is_a_witness_when_all_others_are_gone(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store, 20)
+        made = store.checkpoint()
+    journal = ForgedJournal(path)
+    journal.cut(10)
+    journal.write(hint=False)
+    with pytest.raises(JournalCorrupt) as caught:
+        open_signed(path)
+    assert caught.value.witness == f"checkpoints/{made.size:020}.note"
+    assert (caught.value.first, caught.value.last) == (10, made.size - 1)
+    with Store.open(path, mode="r") as reader:
+        found = {finding.code for finding in reader.verify().findings}
+        assert "checkpoint-size" in found
+
+
+def test_a_repaired_copy_sets_the_checkpoints_of_what_is_lost_aside(tmp_path: Path) -> None:
+    from batpak.engine.repair import diagnose, repair_into
+    from batpak.files import REAL
+    from batpak.journal.layout import Layout
+
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store, 3)
+        kept = store.checkpoint()
+        say(store, 20)
+        lost = store.checkpoint()
+    journal = ForgedJournal(path)
+    journal.cut(kept.size + 5)
+    journal.write(hint=False)
+    assert diagnose(REAL, Layout(path)).witness == f"checkpoints/{lost.size:020}.note"
+    done = repair_into(REAL, Layout(path), str(tmp_path / "repaired"))
+    assert any(file.endswith(f"repair-{lost.size:020}.note") for file in done.quarantined)
+    with open_signed(tmp_path / "repaired") as store:
+        assert store.checkpoint_sizes() == (kept.size,)
+        assert store.verify().ok
+        assert store.checkpoint().size > kept.size
+    assert (path / "checkpoints" / f"{lost.size:020}.note").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"\xff\xfe", b"other/log\n999\n", f"{ORIGIN}\n998\nx\n".encode(), b"x" * (1 << 17)],
+    ids=["empty", "no text", "another log's", "another size", "too long"],
+)
+def test_a_file_that_is_no_checkpoint_of_ours_is_no_witness(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store)
+        made = store.checkpoint()
+    (path / "checkpoints" / f"{999:020}.note").write_bytes(text)
+    with open_signed(path) as store:
+        assert (f"checkpoints/{made.size:020}.note", made.size) in store.open_report.witnesses
+        assert [f.code for f in store.verify().findings] == ["checkpoint-note"]
+        say(store)
+        assert store.checkpoint().is_new
+
+
+@pytest.mark.proves("INV-REWRITTEN-HISTORY-IS-NOT-SIGNED")
+def test_no_checkpoint_is_signed_over_a_history_that_an_earlier_one_contradicts(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        receipts = say(store, 300)
+        made = store.checkpoint()
+    journal = ForgedJournal(path)
+    journal.change_payload(receipts[20].sequence)
+    journal.rehash()
+    journal.write()
+    with open_signed(path) as store:
+        events = len(store)
+        shutil.rmtree(path / "tlog")
+        with pytest.raises(JournalCorrupt) as caught:
+            store.checkpoint()
+        assert caught.value.reason == "checkpoint-root"
+        assert caught.value.file == str(path / "checkpoints" / f"{made.size:020}.note")
+        assert len(store) == events
+        finding = store.verify().findings[0]
+        assert (finding.code, finding.expected) == ("checkpoint-root", made.root.hex())
+        with pytest.raises(JournalCorrupt):
+            store.prove(store.at(5).event_id)
+
+
+def test_a_hash_of_the_index_is_not_signed_unless_the_segment_agrees(tmp_path: Path) -> None:
+    from batpak.index.mapped import MappedPart
+
+    path = tmp_path / "j"
+    with open_signed(path, segment_max_bytes=1 << 14) as store:
+        for entity in ("agent:1", "agent:2", "agent:3"):
+            say(store, 40, entity=entity)
+    with open_signed(path) as store:
+        slot = next(s for s in store._reader.index.slots if isinstance(s.part, MappedPart))
+        part = slot.part
+        assert isinstance(part, MappedPart)
+        whole = b"".join(event_hashes(store._reader, 0, len(store)))
+        assert whole == b"".join(event.event_hash for event in store)
+        good = part.located
+        for row in range(part.end - part.first):
+
+            def lying(low: int, high: int, row: int = row) -> tuple[bytes, bytes]:
+                hashes, places = good(low, high)
+                at = 32 * (row - low)
+                changed = bytes([hashes[at] ^ 1])
+                return hashes[:at] + changed + hashes[at + 1 :], places
+
+            part.located = lying  # type: ignore[method-assign]
+            with pytest.raises(JournalCorrupt) as caught:
+                list(event_hashes(store._reader, 0, len(store)))
+            assert caught.value.sequence == slot.first + row
+        part.located = good  # type: ignore[method-assign]
+
+
+def test_a_lost_note_is_published_again_from_its_event(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store)
+        made = store.checkpoint()
+        (path / "checkpoints" / f"{made.size:020}.note").unlink()
+        (path / "tlog" / "checkpoint").unlink()
+        again = store.checkpoint()
+        assert again.note == made.note
+    assert published(path).note == made.note
+
+
+def test_cosignatures_are_kept_and_published_once(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store)
+        made = store.checkpoint()
+        note = cosigned(made.note)
+        kept = store.add_cosignatures(note, [WITNESS_KEY])
+        assert kept.note == note
+        assert store.add_cosignatures(note, [WITNESS_KEY]).note == note
+        assert store.stored_checkpoint().note == note
+        assert published(path).note == note
+        other = Key("example.net/other", THIEF.public_key, 4)
+        for bad, keys, problem in (
+            (note, [other], "none of these witnesses"),
+            (_spoiled(note), [WITNESS_KEY], "is wrong"),
+            ("no note", [WITNESS_KEY], "note"),
+        ):
+            with pytest.raises(InvalidInput, match=problem):
+                store.add_cosignatures(bad, keys)
+        forked = str(Checkpoint(ORIGIN, made.size, b"\1" * 32))
+        line = sign_note(forked, WITNESS_KEY.name, WITNESS.private, time=1)
+        with pytest.raises(InvalidInput, match="another checkpoint"):
+            store.add_cosignatures(str(Note(forked, (line,))), [WITNESS_KEY])
+        assert store.stored_checkpoint().note == note
+
+
+def test_verify_compares_the_root_of_every_checkpoint_and_its_signature(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with open_signed(path, segment_max_bytes=1 << 15) as store:
+        made = []
+        for count in (1, 300, 2, 255):
+            say(store, count)
+            made.append(store.checkpoint())
+        report = store.verify(keys=[LOG_KEY])
+        assert report.ok
+        hashes = [leaf_hash(event.event_hash) for event in store]
+        assert report.root == root_of(hashes)
+        assert store.verify("chain").root is None
+        stranger = store.verify(keys=[Key(ORIGIN, THIEF.public_key)])
+        assert [f.code for f in stranger.findings] == ["checkpoint-signature"] * 4
+    for one in made:
+        file = path / "checkpoints" / f"{one.size:020}.note"
+        forged = str(Checkpoint(ORIGIN, one.size, b"\7" * 32))
+        whole = file.read_bytes()
+        file.write_text(str(Note(forged, (sign_note(forged, ORIGIN, LOG.private),))), "utf-8")
+        with Store.open(path, mode="r") as reader:
+            found = [(f.code, f.file) for f in reader.verify(keys=[LOG_KEY]).findings]
+        assert found == [("checkpoint-root", str(file))]
+        file.write_bytes(whole)
+
+
+def test_a_device_may_sign(tmp_path: Path) -> None:
+    class Device:
+        public_key = LOG.public_key
+
+        def sign(self, message: bytes) -> bytes:
+            return LOG.sign(message)
+
+    device = Device()
+    assert isinstance(device, Signer)
+    with open_signed(tmp_path / "j", checkpoint_key=device, durability=Durability.SYNC) as store:
+        store.append(WHERE, {}, kind=EventKind(0xF, 2))
+        store.checkpoint()
+    published(tmp_path / "j")
