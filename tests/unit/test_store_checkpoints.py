@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batpak import Durability, EventKind, Item, Store
@@ -102,6 +102,8 @@ def test_nothing_new_but_checkpoints_makes_no_new_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("INV-TILES-ARE-DISPOSABLE")
+# Each example is several journals, opened anew and again.
+@settings(max_examples=8)
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_tiles_grow_to_what_a_stranger_computes_whatever_is_lost(
     steps: list[int], chance: random.Random
