@@ -214,7 +214,7 @@ def doctor(
     ] = ".",
     json: JsonOption = False,
 ) -> None:
-    """Say what this machine and a directory offer a journal, and what is risky.
+    """Say what machine and disk offer a journal, and what is risky.
 
     Looks at the file system, its locks and syncs, the room, the clock; in a journal also
     at who writes to it, its witnesses, index files and quarantine. Reads and probes, and
