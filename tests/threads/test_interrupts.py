@@ -93,6 +93,11 @@ def submit_and_close(trial: Trial) -> None:
     trial.store.close()
 
 
+def submit_and_give_up(trial: Trial) -> None:
+    trial.tickets += [trial.submit() for _ in range(3)]
+    trial.store.close(0)
+
+
 def submit_many(trial: Trial) -> None:
     trial.tickets.append(trial.submit())
     numbers = trial.numbers(3)
@@ -148,6 +153,26 @@ def while_another_syncs(trial: Trial) -> None:
     trial.help()
     assert trial.files.held.acquire(timeout=PATIENCE)
     trial.files.hold = False
+
+
+def while_the_queue_syncs(trial: Trial) -> None:
+    """The queue's thread stands in the middle of its sync."""
+    assert isinstance(trial.files, HeldFiles)
+    trial.files.hold = True
+    trial.tickets.append(trial.submit())
+    assert trial.files.held.acquire(timeout=PATIENCE)
+    trial.files.hold = False
+
+
+def lets_the_queue_go_on(trial: Trial) -> Watch:
+    """Its sync ends when somebody waits for its thread, or for the files."""
+
+    def told(how: str, name: str) -> None:
+        if name in ("Worker.join", "Store._release"):
+            assert isinstance(trial.files, HeldFiles)
+            trial.files.go.set()
+
+    return told
 
 
 def leads(others: int) -> Callable[[Trial], Watch]:
@@ -221,6 +246,9 @@ SCENARIOS = {
     "submit, which starts its thread": Scenario(submit),
     "submit to a full queue": Scenario(submit_to_a_full_queue, options={"submit_capacity": 1}),
     "submit and close": Scenario(submit_and_close),
+    "submit and close at once": Scenario(
+        submit_and_give_up, while_the_queue_syncs, watch=lets_the_queue_go_on, is_held=True
+    ),
     "submit_many, and an append after it": Scenario(submit_many),
     "submit and sync": Scenario(submit_and_sync, options=OS),
     "rotation": Scenario(Trial.append, fill, SMALL),
