@@ -71,9 +71,9 @@ KindMismatch            kind-mismatch           Conflict       no   5
 NetworkFilesystem       network-filesystem      InvalidInput   no   5
 NoSpace                 no-space                Unavailable    yes  5
 NotAJournal             not-a-journal           InvalidInput   no   5
-NotErasable             not-erasable            InvalidInput   no   5
 NotASnapshot            not-a-snapshot          InvalidInput   no   5
 NotCheckpointed         not-checkpointed        Conflict       no   5
+NotErasable             not-erasable            InvalidInput   no   5
 OutcomeFailed           outcome-failed          Conflict       no   5
 OutcomeUnavailable      outcome-unavailable     Unavailable    yes  5
 PayloadDamaged          payload-damaged         Damaged        no   3

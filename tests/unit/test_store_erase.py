@@ -574,7 +574,7 @@ def test_a_payload_that_had_rotted_is_no_obstacle_and_stays_a_finding(
     rotten, erasable = store.at(2), store.at(3)
     data = first.read_bytes()
     assert rotten.envelope is not None
-    changed = data.replace(rotten.envelope, b"\xff" + rotten.envelope[1:])
+    changed = data.replace(rotten.envelope, bytes([rotten.envelope[0] ^ 1]) + rotten.envelope[1:])
     assert changed != data
     first.write_bytes(changed)
     store.erase(erasable.sequence, reason="request 1")
