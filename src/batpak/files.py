@@ -42,6 +42,7 @@ __all__ = [
     "read_small",
     "refusal",
     "replace_file",
+    "tell_not_closed",
     "write_all",
 ]
 
@@ -198,10 +199,15 @@ def let_go(files: Files, fd: int) -> None:
     try:
         files.close(fd)
     except OSError as error:
-        logger.warning(
-            "closing a descriptor: %s", str(error),
-            extra={"code": "descriptor-not-closed", "error": str(error)},
-        )  # fmt: skip
+        tell_not_closed(error)
+
+
+def tell_not_closed(error: OSError) -> None:
+    """Log what closing a descriptor reported, where it no longer matters."""
+    logger.warning(
+        "closing a descriptor: %s", str(error),
+        extra={"code": "descriptor-not-closed", "error": str(error)},
+    )  # fmt: skip
 
 
 def write_all(files: Files, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:

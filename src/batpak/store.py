@@ -816,8 +816,10 @@ class Store(_Reading):
         self._starting = threading.Lock()
         # guarded by _starting
         self._ending = False
-        self._fences: set[Fence] = set()
-        """Those that have not ended, also those that nobody holds: their tickets wait."""
+        self._fences: weakref.WeakSet[Fence] = weakref.WeakSet()
+        """Those that have not ended. Weakly: Ctrl-C can leave one that nobody could end."""
+        self._lost: list[Callable[[], None]] = []
+        """What tells the tickets of fences that were dropped before their end."""
         self._fence_here = threading.local()
         self._erasing = threading.Lock()
         # guarded by _erasing
@@ -1241,6 +1243,7 @@ class Store(_Reading):
         """
         self._writer.check()
         check_on_replay(on_replay)
+        self._tell_lost()
         self._check_no_fence()
         fence = Fence(
             self._preparer,
@@ -1248,13 +1251,15 @@ class Store(_Reading):
             lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
             self._fence_entered,
             self._fences.discard,
+            self._lost.append,
         )
         self._fences.add(fence)
         return fence
 
     def _check_no_fence(self) -> None:
-        here: weakref.ref[Fence] | None = getattr(self._fence_here, "fence", None)
-        if here is not None and here() in self._fences:
+        kept: weakref.ref[Fence] | None = getattr(self._fence_here, "fence", None)
+        here = None if kept is None else kept()
+        if here is not None and here.is_open:
             raise FenceOpen(
                 "a fence is already open in this thread",
                 field="fence",
@@ -1263,7 +1268,14 @@ class Store(_Reading):
 
     def _fence_entered(self, fence: Fence) -> None:
         self._check_no_fence()
+        # Weakly: what is open must not keep a dropped store alive. No call after this one,
+        # so whoever has it here is in its block.
         self._fence_here.fence = weakref.ref(fence)
+
+    def _tell_lost(self) -> None:
+        while self._lost:
+            self._lost[0]()
+            del self._lost[0]
 
     def outbox(
         self,
@@ -1371,11 +1383,19 @@ class Store(_Reading):
                 raise StoreClosed("the store is closed", advice="open the journal anew")
             if self._queue is None:
                 config = self._config
-                self._queue = SubmitQueue(
+                queue = SubmitQueue(
                     self._appender.work, config.submit_capacity, config.submit_threshold
                 )
-                self._queues.append(self._queue)
+                # No call between the two, which Ctrl-C could part.
+                self._queues[:] = (queue,)
+                self._queue = queue
             return self._queue
+
+    def _last_queue(self) -> SubmitQueue | None:
+        """From here on nobody starts a queue, whose thread would stay behind."""
+        with self._starting:
+            self._ending = True
+        return self._queue
 
     def pressure(self) -> Pressure:
         """How much is waiting to be written or synced now."""
@@ -1746,13 +1766,13 @@ class Store(_Reading):
     def _close(self, timeout: float | None) -> None:
         writer = self._writer
         try:
+            if writer.is_closed:
+                return
             for fence in list(self._fences):
                 fence.close()
-            with self._starting:
-                # From here on nobody starts a queue, whose thread would stay behind.
-                self._ending = True
-            if self._queue is not None:
-                self._queue.stop(timeout)
+            queue = self._last_queue()
+            if queue is not None:
+                queue.stop(timeout)
             if self._sealed:
                 self._sealer.write_sidecars()
             first = self._first_of_epoch
@@ -1770,11 +1790,21 @@ class Store(_Reading):
             self._release()
 
     def _release(self) -> None:
-        if self._finalizer.detach():
-            _live.discard(self._writer)
-            self._writer.release()
-            self._opened.pool.close()
-            self._opened.index.clear()
+        """Let go of everything; after an interruption it can be called again, and goes on."""
+        writer = self._writer
+        if not writer.is_forked:
+            for fence in list(self._fences):
+                fence.close()
+            self._tell_lost()
+            queue = self._last_queue()
+            if queue is not None:
+                queue.refuse()
+        writer.release()
+        self._opened.pool.close()
+        self._opened.index.clear()
+        _live.discard(writer)
+        # Last: until here, dropping the store would do the rest.
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ nothing that a crash could leave, or a reader see too early.
 from __future__ import annotations
 
 import errno
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -472,9 +473,8 @@ def test_a_bad_item_is_named_by_its_index_and_the_fence_goes_on(store: Store) ->
 
 def test_a_fence_left_open_at_close_is_cancelled(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "journal", durability=Durability.OS)
-    forgotten = store.fence()
-    tickets = [forgotten.append(ALICE, 1, kind=NOTE)]
-    del forgotten
+    unused = store.fence()
+    tickets = [unused.append(ALICE, 1, kind=NOTE)]
     with pytest.raises(FenceEnded), store.fence() as fence:  # noqa: PT012  # a fence is a block
         tickets.append(fence.append(ALICE, 2, kind=NOTE))
         store.close()
@@ -491,6 +491,23 @@ def test_a_fence_left_open_at_close_is_cancelled(tmp_path: Path) -> None:
         store.outbox()
     with Store.open(store.path) as store:
         assert values(store) == []
+
+
+def test_who_waits_for_a_fence_that_was_dropped_is_told(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "journal", durability=Durability.OS) as store:
+        tickets = [store.fence().append(ALICE, 1, kind=NOTE)]
+        gc.collect()
+        # Not by whoever collects it, who may hold any lock; by the next that comes along.
+        assert not tickets[0].done()
+        with store.fence() as fence:
+            tickets.append(fence.append(ALICE, 2, kind=NOTE))
+            error = tickets[0].exception(0)
+            assert isinstance(error, Cancelled)
+            assert "dropped" in error.what
+        tickets.append(store.fence().append(ALICE, 3, kind=NOTE))
+        gc.collect()
+    assert isinstance(tickets[2].exception(0), Cancelled)
+    assert tickets[1].result(0).clock == 0
 
 
 def test_a_fence_that_ended_before_close_keeps_its_receipts(tmp_path: Path) -> None:

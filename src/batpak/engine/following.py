@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from batpak.config import StoreConfig
 from batpak.engine.erasing import fold_erasures
@@ -48,6 +49,9 @@ from batpak.journal.record import (
 )
 from batpak.journal.recovery import first_chain, last_nonzero, walk
 from batpak.journal.writer import Head, apply_record
+
+if TYPE_CHECKING:
+    from batpak.index.mapped import MappedPart
 
 __all__ = ["Follower"]
 
@@ -181,23 +185,34 @@ class Follower:
         )
 
     def _begin(self, newest: Found) -> bool:
-        """Make `newest` the segment that grows; whether its sidecar gave a start."""
+        """Make `newest` the segment that grows; whether its sidecar gave a start.
+
+        Nothing has changed before the assignments at the end: an interrupted refresh is
+        simply done again by the next one.
+        """
         self._pool.set_growing(newest.base, may_map=False)
-        self._growing_header = newest.header
-        self._state = salt_crc(newest.header.salt)
-        self._chain = first_chain(newest.header)
-        self._last_record = None
+        header, state, chain = newest.header, salt_crc(newest.header.salt), None
+        last_record, last_hash = None, self._last_hash
+        durable, bound = self._durable, self.bound
+        parts: list[MappedPart | GrowingPart] = []
         part = usable_sidecar(self._files, self._layout, newest, self._pool)
         sidecar = newest.sidecar
         if part is not None and sidecar is not None:
-            self._index.append(newest.base, part)
-            self._chain = covered_chain(sidecar)
-            self._last_record = (sidecar.last_record_offset, sidecar.last_head_crc)
-            self._last_hash = part.locate(sidecar.count - 1)[0]
-            self._durable = max(self._durable, sidecar.durable)
-            self._show(self._chain.sequence)
-        self._part = GrowingPart(self._chain.sequence, newest.header.salt)
-        self._index.append(newest.base, self._part)
+            parts.append(part)
+            chain = covered_chain(sidecar)
+            last_record = (sidecar.last_record_offset, sidecar.last_head_crc)
+            last_hash = part.locate(sidecar.count - 1)[0]
+            durable, bound = max(durable, sidecar.durable), max(bound, chain.sequence)
+        chain = chain or first_chain(header)
+        growing = GrowingPart(chain.sequence, header.salt)
+        parts.append(growing)
+        self._index.begin(newest.base, parts)
+        # What is erased is known before it can be seen; again, if it was cut short.
+        fold_erasures(self.reader, self._folded, bound)
+        # No call among these, so Ctrl-C comes before them all or after.
+        self._growing_header, self._state, self._chain = header, state, chain
+        self._last_record, self._last_hash, self._part = last_record, last_hash, growing
+        self._durable, self.bound, self._folded = durable, bound, bound
         return part is not None
 
     @property
@@ -391,9 +406,11 @@ class Follower:
         if record.rows:
             self._last_hash = apply_record(record, reader.read, self._part, self._heads)
             self._heads.clear()
-        self._chain = record.chain
-        self._last_record = (record.offset, record.header.head_crc)
-        self._show(record.next_sequence)
+        chain, last = record.chain, (record.offset, record.header.head_crc)
+        fold_erasures(self.reader, self._folded, chain.sequence)
+        # No call among these, so Ctrl-C comes before them all or after.
+        self._chain, self._last_record = chain, last
+        self.bound = self._folded = chain.sequence
 
     def _next_segment(self) -> bool:
         """Go on to the segment whose name the sequence gives, once it exists."""

@@ -111,10 +111,12 @@ class Opened:
         """The part for a new segment; after an interruption it may exist already."""
         base = header.base_sequence
         if self.index.slots[-1].segment_base != base:
-            self.written = self.written.rotated(base, sealed.records, sealed.end - HEADER_SIZE)
             self.pool.set_growing(base, may_map=True)
             self.index.append(base, GrowingPart(base, header.salt))
+        if self.written.base != base:
+            # Twice at worst, where Ctrl-C comes between: then its sidecar is written twice.
             self.sealed.append((sealed, sealed.segment.header))
+            self.written = self.written.rotated(base, sealed.records, sealed.end - HEADER_SIZE)
         return self.index.growing
 
 

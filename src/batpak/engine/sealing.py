@@ -143,7 +143,7 @@ class Sealer:
         self._pool = pool
         self._writer = writer
         self._sealed = sealed
-        self._working = threading.Lock()
+        self._working = threading.RLock()
 
     @contextmanager
     def paused(self) -> Generator[None]:
@@ -155,12 +155,13 @@ class Sealer:
 
     def write_sidecars(self) -> None:
         """Write and map what is due; a failure costs the next open time, and is logged."""
-        if not self._working.acquire(blocking=False):
-            return
         files, layout, index = self._files, self._layout, self._index
         try:
+            if not self._working.acquire(blocking=False):
+                return
             while self._sealed:
-                log, header = self._sealed[0]
+                sealed = self._sealed[0]
+                log, header = sealed
                 durable = self._writer.durable.sequence
                 sidecar = write_sidecar(files, layout, index, log, header, durable)
                 if sidecar is not None:
@@ -172,7 +173,13 @@ class Sealer:
                             "a new sidecar is not used: %s", str(error),
                             extra={"code": "sidecar-not-used", "error": str(error)},
                         )  # fmt: skip
-                self._sealed.pop(0)
+                # A log handler that appends comes here within, and may have done it.
+                if self._sealed and self._sealed[0] is sealed:
+                    del self._sealed[0]
                 save_keys(files, layout, self._identity, index)
         finally:
-            self._working.release()
+            # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
+            try:
+                self._working.release()
+            except RuntimeError:
+                pass

@@ -15,7 +15,15 @@ from typing import Any, Final, Self
 
 from batpak.coordinate import Coordinate
 from batpak.engine.preparing import Preparer, check_unique_keys
-from batpak.errors import BatpakError, Cancelled, FenceEnded, FenceTooLarge, InvalidInput
+from batpak.engine.tickets import Ticket
+from batpak.errors import (
+    BatpakError,
+    Cancelled,
+    FenceEnded,
+    FenceTooLarge,
+    Indeterminate,
+    InvalidInput,
+)
 from batpak.event import ROW_SIZE
 from batpak.items import Id, Item, Key, Prior
 from batpak.journal.record import MAX_RECORD_BYTES
@@ -25,7 +33,6 @@ from batpak.receipt import AppendReceipt
 
 __all__ = ["Fence", "Outbox"]
 
-Ticket = Future[AppendReceipt]
 _RECORD_ROOM: Final = MAX_RECORD_BYTES - 64
 
 
@@ -98,7 +105,8 @@ class Fence:
     """Appends that become one commit at the end of a `with` block; made by `Store.fence`.
 
     `cancel()`, an exception in the block, or a crash leave nothing of them. Tickets
-    resolve at the end. Threads may share a fence.
+    resolve at the end. Threads may share a fence. After Ctrl-C at its end the block's
+    events are there all or not at all, and tickets say that nobody knows which.
     """
 
     def __init__(
@@ -108,17 +116,23 @@ class Fence:
         commit: Callable[[Sequence[Prepared]], tuple[AppendReceipt, ...]],
         on_enter: Callable[[Fence], None],
         on_end: Callable[[Fence], None],
+        on_loss: Callable[[Callable[[], None]], None],
     ) -> None:
         self._stage = _Stage(stage, most)
         self._commit = commit
         self._on_enter = on_enter
         self._on_end = on_end
-        self._tickets: list[Ticket] = []
+        self._on_loss = on_loss
         self._ended: str | None = None
+        self._error: BatpakError | None = None
+        self._is_told = False
+        self._tickets: list[tuple[int, Ticket[AppendReceipt]]] = []
         self.receipts: tuple[AppendReceipt, ...] = ()
         """Of all events, once the block has ended well."""
 
-    def append(self, coordinate: Coordinate, payload: object, **options: Any) -> Ticket:
+    def append(
+        self, coordinate: Coordinate, payload: object, **options: Any
+    ) -> Future[AppendReceipt]:
         """Stage one event; keywords as for `Item`. The ticket resolves with the commit.
 
         Raises InvalidInput, FenceTooLarge, FenceEnded; what was staged before stays so.
@@ -127,15 +141,15 @@ class Fence:
 
     def append_raw(
         self, coordinate: Coordinate, kind: EventKind, data: bytes, **options: Any
-    ) -> Ticket:
+    ) -> Future[AppendReceipt]:
         """As `append`, for bytes as given."""
         return self._add(Item.raw(coordinate, kind, data, **options))
 
-    def append_many(self, items: Iterable[Item]) -> list[Ticket]:
+    def append_many(self, items: Iterable[Item]) -> list[Future[AppendReceipt]]:
         """Stage items one by one. Raises as `append`, naming the item by its index in
         `items`; those before it are staged.
         """
-        tickets: list[Ticket] = []
+        tickets: list[Future[AppendReceipt]] = []
         for index, item in enumerate(items):
             try:
                 tickets.append(self._add(item))
@@ -144,18 +158,23 @@ class Fence:
                 raise
         return tickets
 
-    def _add(self, item: Item) -> Ticket:
+    def _add(self, item: Item) -> Ticket[AppendReceipt]:
         if not isinstance(item, Item):
             raise InvalidInput("a fence takes Items", field="items", value=type(item).__name__)
         with self._stage.lock:
             self._check()
-            self._stage.add(item)
-            ticket: Ticket = Future()
-            self._tickets.append(ticket)
+            ticket = Ticket[AppendReceipt]()
+            # With its number: Ctrl-C can leave an event without its ticket.
+            self._tickets.append((self._stage.add(item), ticket))
         return ticket
 
     def __len__(self) -> int:
         return len(self._stage.events)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes further events."""
+        return self._ended is None
 
     def cancel(self) -> None:
         """Give up all that is staged; the block may be left without an error."""
@@ -166,18 +185,36 @@ class Fence:
         self._give_up("the store was closed before the fence ended", "closed with its store")
 
     def _give_up(self, what: str, ended: str) -> None:
+        error = Cancelled(what, advice="append again; nothing of it was written")
         with self._stage.lock:
-            if self._ended is not None:
-                return
-            self._ended = ended
+            if self._ended is None:
+                self._ended, self._error = ended, error
+        if self._ended != "committed":
             self._stage.forget(len(self._stage.events))
-        self._on_end(self)
-        self._fail(Cancelled(what, advice="append again; nothing of it was written"))
+            self._settle()
 
-    def _fail(self, error: BatpakError) -> None:
-        for ticket in self._tickets:
-            if ticket.set_running_or_notify_cancel():
-                ticket.set_exception(error)
+    def _settle(self) -> None:
+        """Tell all tickets what became of them; may be called again."""
+        if self._is_told:
+            return
+        if self._error is None and not self.receipts and self._tickets:
+            self._error = Indeterminate(
+                "the fence's end was interrupted: whether it was written is not known",
+                receipts=(),
+                cause=None,
+                advice="look for its events before writing them again",
+            )
+        for number, ticket in self._tickets:
+            ticket.tell(None if self._error else self.receipts[number], self._error)
+        # Last: as long as the store has this fence, its close does what is left undone.
+        self._on_end(self)
+        self._is_told = True
+
+    def __del__(self) -> None:
+        # Ctrl-C can come before the end of the block is told of it: nobody has this fence
+        # any more. No ticket is told here, where collection may strike in any lock's hold.
+        if getattr(self, "_tickets", None) and not self._is_told:
+            self._on_loss(_lost(self._tickets, self._error))
 
     def _check(self) -> None:
         if self._ended is not None:
@@ -199,31 +236,60 @@ class Fence:
         if error is not None:
             self._give_up("the fence's block raised", "cancelled by an exception")
             return
-        with self._stage.lock:
-            if self._ended == "cancelled":
-                return
-            self._check()
-            self._ended = "committed"
-        self._on_end(self)
         try:
+            self._commit_all()
+        finally:
+            # Three times, as in GroupCommit.run: Ctrl-C can cut it and cut that again.
+            try:
+                self._finish()
+            finally:
+                try:
+                    self._finish()
+                finally:
+                    self._finish()
+
+    def _commit_all(self) -> None:
+        try:
+            with self._stage.lock:
+                if self._ended == "cancelled":
+                    return
+                self._check()
+                self._ended = "committed"
             events = self._stage.take()
             self.receipts = self._commit(events) if events else ()
         except BatpakError as failure:
-            self._fail(failure)
+            self._error = self._error or failure
             raise
-        except BaseException:
-            self._fail(Cancelled("the commit of the fence was interrupted"))
-            raise
-        for ticket, receipt in zip(self._tickets, self.receipts, strict=True):
-            if ticket.set_running_or_notify_cancel():
-                ticket.set_result(receipt)
+
+    def _finish(self) -> None:
+        """The end of the block, whatever came of it; may be called again."""
+        if self._ended is None:
+            self._give_up("the fence's end was interrupted", "cancelled by an exception")
+        else:
+            self._settle()
+
+
+def _lost(
+    tickets: Sequence[tuple[int, Ticket[AppendReceipt]]], error: BatpakError | None
+) -> Callable[[], None]:
+    """What tells the tickets of a fence that nobody has any more."""
+
+    def tell() -> None:
+        why = error or Cancelled(
+            "the fence was dropped", advice="append again; nothing was written"
+        )
+        for _, ticket in tickets:
+            ticket.tell(None, why)
+
+    return tell
 
 
 class Outbox:
     """Events that are staged now and written together by `flush`; made by `Store.outbox`.
 
-    After a failed flush everything is still staged. What is never flushed is never
-    written, and nothing tells.
+    After a failed flush everything is still staged; after Ctrl-C too, though it may be
+    written by then: give the events keys, and flushing again is safe. What is never
+    flushed is never written, and nothing tells.
     """
 
     def __init__(

@@ -3,11 +3,15 @@
 The thread starts with the first submission and ends with the store. Whatever is waiting
 is committed together, each submission as its own commit, with one sync for all of them.
 Knows submissions and their futures, not what an event is.
+
+Ctrl-C may come at any point of a caller's thread, so nobody waits at a condition, whose
+lock it can leave held for ever: they wait at gates. Under the mutex the thread is woken
+first and the submission put there last, so that none can stand there unseen. What an
+interrupted `stop` leaves undone is done by the thread (docs/decisions/0043).
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -16,11 +20,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from batpak.engine.tickets import Ticket, told_of_callback
 from batpak.errors import Backpressure, Cancelled, StoreClosed
+from batpak.journal.background import Worker, gate, opened, passed
 
 __all__ = ["Pressure", "Submission", "SubmitQueue"]
-
-logger = logging.getLogger("batpak.store")
 
 _MOST_AT_ONCE = 512
 
@@ -38,7 +42,7 @@ class Submission:
         self.is_single = is_single
         self.durable = durable
         self.on_replay = on_replay
-        self.future: Future[Any] = Future()
+        self.future: Ticket[Any] = Ticket()
 
     def begin(self) -> bool:
         """Whether it is still to be committed: its caller has not cancelled the future."""
@@ -49,24 +53,21 @@ class Submission:
             return False
 
     def succeed(self, receipts: Any) -> None:
-        """The future gives this."""
-        self._settle(self.future.set_result, receipts)
+        """The future gives this; for the queue's thread, as `fail`."""
+        self._settle(receipts, None)
 
     def fail(self, error: BaseException) -> None:
         """The future raises this."""
-        self._settle(self.future.set_exception, error)
+        self._settle(None, error)
 
-    @staticmethod
-    def _settle(tell: Callable[[Any], None], outcome: Any) -> None:
-        try:
-            tell(outcome)
-        except BaseException as error:  # noqa: BLE001  # of a callback, in the queue's thread
-            # An Exception is the future's to log. What else a callback raises, such as
-            # SystemExit, must not end the thread that others wait for.
-            logger.error(
-                "a callback of a submitted append raised: %r", error,
-                extra={"code": "callback-raised", "error": repr(error)},
-            )  # fmt: skip
+    def _settle(self, receipts: Any, error: BaseException | None) -> None:
+        # Each callback is called once, so this comes to an end.
+        while True:
+            try:
+                return self.future.tell(receipts, error)
+            except BaseException as raised:  # noqa: BLE001  # of a callback, in the thread
+                # Such as SystemExit: it must not end the thread that others wait for.
+                told_of_callback(raised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,9 @@ class SubmitQueue:
         self._work = work
         self.capacity = capacity
         self._soft_limit = max(1, -int(-capacity * threshold // 1))
-        self._changed = threading.Condition()
-        # guarded by _changed
+        self._worker = Worker("batpak-submit", self._run)
+        self._mutex = threading.Lock()
+        # guarded by _mutex
         self._waiting: deque[Submission] = deque()
         self._queued = 0
         self._accepted = 0
@@ -115,9 +117,17 @@ class SubmitQueue:
         """The number up to which all are settled. A future tells less: its caller may
         cancel it, and those before it are still to be written."""
         self._is_working = False
-        self._thread: threading.Thread | None = None
+        self._given_up: Sequence[Submission] = ()
+        """Those that `stop` had no time for."""
+        self._full: list[threading.Lock] = []
+        """The gates of those who wait for room."""
+        self._patient: list[tuple[int, threading.Lock]] = []
+        """The gates of those who wait until all up to a number are settled."""
         self._stopped = False
+        self._cancelling = False
         self._at_end: Callable[[], None] | None = None
+        self._wake = gate()
+        """Where the thread waits for work."""
         self._seconds_each = 0.001
         self._mine = threading.local()
 
@@ -129,38 +139,41 @@ class SubmitQueue:
     def put(self, submission: Submission, *, soft: bool) -> Future[Any]:
         """Queue a submission; blocks while the queue is full.
 
-        `soft`: refuses at the threshold instead. Raises Backpressure, StoreClosed.
+        `soft`: refuses at the threshold instead. Raises Backpressure, StoreClosed, and
+        RuntimeError where no thread can be had.
         """
+        while True:
+            room = self._try_to_put(submission, soft=soft)
+            if room is None:
+                return submission.future
+            passed(room)
+
+    def _try_to_put(self, submission: Submission, *, soft: bool) -> threading.Lock | None:
+        """Queue it, or give a gate that opens when it may be tried again."""
         size = len(submission.events)
-        with self._changed:
+        with self._mutex:
             if soft and self._queued + size > self._soft_limit and self._queued:
                 raise Backpressure(
                     f"{self._queued} events wait in the queue of submit",
                     retry_after=self._queued * self._seconds_each,
                     advice="try again after `retry_after` seconds, or call submit(), which waits",
                 )
-            # The queue's own thread, in a future's callback, must not wait for itself.
-            while (
-                self._queued + size > self.capacity
-                and self._queued
-                and not self._stopped
-                and threading.current_thread() is not self._thread
-            ):
-                self._changed.wait()
             if self._stopped:
                 raise StoreClosed("the store is closed", advice="open the journal anew")
-            if self._thread is None:
-                # Where no thread can be had, this raises and nothing is queued.
-                thread = threading.Thread(target=self._run, name="batpak-submit", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._waiting.append(submission)
+            # The queue's own thread, in a future's callback, must not wait for itself.
+            if self._queued + size > self.capacity and self._queued and not self._worker.is_here:
+                room = gate()
+                self._full.append(room)
+                return room
+            # Where no thread can be had, this raises and nothing is queued.
+            self._worker.start()
+            opened(self._wake)
+            # No call before the last one of these, so Ctrl-C can't part them.
             self._queued += size
             self._accepted += 1
             self._mine.last = self._accepted
-            if len(self._waiting) == 1:
-                self._changed.notify_all()
-        return submission.future
+            self._waiting.append(submission)
+        return None
 
     def drain_mine(self) -> None:
         """Wait for what this thread has submitted; its outcome is the futures' business."""
@@ -173,96 +186,126 @@ class SubmitQueue:
         return self._wait_until(self._accepted, timeout)
 
     def _wait_until(self, number: int, timeout: float | None) -> bool:
-        if threading.current_thread() is self._thread:
+        if self._worker.is_here:
             return True
-        if timeout is not None:
-            timeout = min(timeout, threading.TIMEOUT_MAX)
-        with self._changed:
-            return self._changed.wait_for(lambda: self._settled >= number, timeout)
+        with self._mutex:
+            if self._settled >= number:
+                return True
+            settled = gate()
+            self._patient.append((number, settled))
+        return passed(settled, timeout)
+
+    def refuse(self) -> None:
+        """Take no more; whatever waits is left to the thread, which then ends."""
+        with self._mutex:
+            self._stopped = True
+            opened(self._wake)
+            self._let_in()
 
     def stop(self, timeout: float | None = None) -> None:
         """Take no more, let the queue run empty for so long, cancel the rest, end the thread."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is None:
+        self.refuse()
+        is_empty = self.drain(timeout)
+        self._cancelling = True
+        if self._worker.is_here:
+            # In a callback: what waits is cancelled right after it.
             return
-        self.drain(timeout)
-        with self._changed:
-            left = self._take_all()
-        _cancel(left)
-        if thread is not threading.current_thread():
-            thread.join()
+        if not is_empty:
+            # Here, since the thread may stand in a sync. What Ctrl-C cuts short it repeats.
+            with self._mutex:
+                left, none = list(self._waiting), deque[Submission]()
+                self._given_up, self._waiting, self._queued = left, none, 0
+            for one in left:
+                one.future.tell(None, _cancelled())
+        self._worker.join()
 
     def abandon(self, release: Callable[[], None]) -> None:
         """The store is gone: cancel what waits; `release` once no commit is under way.
 
-        For a finalizer, which runs in any thread and may wait for none.
+        For a finalizer, which runs in any thread, may wait for none, and may tell no
+        future: collection may strike while its thread holds that future's lock.
         """
-        with self._changed:
+        self._cancelling = True
+        if self._worker.is_here:
+            # It may hold the mutex, and looks at these before it sleeps.
+            self._at_end, self._stopped = release, True
+            opened(self._wake)
+            return
+        with self._mutex:
             self._stopped = True
-            left = self._take_all()
-            is_working = self._is_working
-            if is_working:
+            opened(self._wake)
+            is_idle = not self._is_working and not self._waiting
+            if not is_idle:
                 self._at_end = release
-        _cancel(left)
-        if not is_working:
+        if is_idle:
             release()
 
-    def _take_all(self) -> list[Submission]:
-        left = list(self._waiting)
-        self._waiting.clear()
-        self._queued = 0
-        self._changed.notify_all()
-        return left
+    def _let_in(self) -> None:
+        """Holding the mutex: those who wait for room may try again."""
+        for room in self._full:
+            opened(room)
+        self._full = []
+
+    def _settled_up_to(self, number: int) -> None:
+        """Those who wait for as much may go on."""
+        with self._mutex:
+            self._settled = number
+            self._is_working = False
+            for wanted, settled in self._patient:
+                if wanted <= number:
+                    opened(settled)
+            self._patient = [one for one in self._patient if one[0] > number]
 
     def _run(self) -> None:
         while self._turn():
             pass
+        for one in self._given_up:
+            one.fail(_cancelled())
+        # Those that were cancelled at the end count as settled only now, since numbers are
+        # settled in their order.
+        self._settled_up_to(self._accepted)
         if self._at_end is not None:
             self._at_end()
 
     def _turn(self) -> bool:
-        """Wait for submissions and commit them; False when there will be no more."""
-        with self._changed:
-            while not self._waiting and not self._stopped:
-                self._changed.wait()
-            if not self._waiting:
-                # Those that were cancelled at the end count as settled only now, since
-                # numbers are settled in their order.
-                self._settled = self._accepted
-                self._changed.notify_all()
-                return False
-            taken = [self._waiting.popleft() for _ in range(min(_MOST_AT_ONCE, len(self._waiting)))]
-            self._is_working = True
+        """Commit what waits, or wait for submissions; False when there will be no more."""
+        with self._mutex:
+            count = min(_MOST_AT_ONCE, len(self._waiting))
+            taken = [self._waiting.popleft() for _ in range(count)]
+            self._is_working = bool(taken)
             self._queued -= sum(len(one.events) for one in taken)
-            self._changed.notify_all()
-        began = time.monotonic()
+            self._let_in()
+            is_over = self._stopped and not taken
+        if is_over:
+            return False
+        if not taken:
+            self._wake.acquire()
+            return True
         ours = [one for one in taken if one.begin()]
-        try:
-            self._work(ours)
-        except BaseException as error:  # noqa: BLE001  # raised again by the futures
-            # Such as no memory. Nobody may be left waiting for an answer.
+        if self._cancelling:
             for one in ours:
-                if not one.future.done():
-                    one.fail(error)
-        count = sum(len(one.events) for one in ours)
-        if count:
-            self._seconds_each = (time.monotonic() - began) / count
-        with self._changed:
-            self._settled += len(taken)
-            self._is_working = False
-            self._changed.notify_all()
+                one.fail(_cancelled())
+        else:
+            self._commit(ours)
+        self._settled_up_to(self._settled + len(taken))
         return True
 
+    def _commit(self, submissions: Sequence[Submission]) -> None:
+        began = time.monotonic()
+        try:
+            self._work(submissions)
+        except BaseException as error:  # noqa: BLE001  # raised again by the futures
+            # Such as no memory. Nobody may be left waiting for an answer.
+            for one in submissions:
+                if not one.future.done():
+                    one.fail(error)
+        count = sum(len(one.events) for one in submissions)
+        if count:
+            self._seconds_each = (time.monotonic() - began) / count
 
-def _cancel(submissions: Sequence[Submission]) -> None:
-    for submission in submissions:
-        if submission.begin():
-            submission.fail(
-                Cancelled(
-                    "the store was closed before this was written",
-                    advice="append it again; nothing of it was written",
-                )
-            )
+
+def _cancelled() -> Cancelled:
+    return Cancelled(
+        "the store was closed before this was written",
+        advice="append it again; nothing of it was written",
+    )

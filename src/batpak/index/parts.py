@@ -95,6 +95,12 @@ class Index:
         with self._changing:
             self.slots = (*self.slots, Slot(part.first, segment_base, part))
 
+    def begin(self, segment_base: int, parts: Sequence[MappedPart | GrowingPart]) -> None:
+        """Put all the parts of a further segment at the end; twice is as good as once."""
+        with self._changing:
+            kept = [slot for slot in self.slots if slot.segment_base != segment_base]
+            self.slots = (*kept, *[Slot(part.first, segment_base, part) for part in parts])
+
     def replace(self, segment_base: int, part: MappedPart | GrowingPart) -> None:
         """Put one part in the place of all the parts of a segment."""
         with self._changing:

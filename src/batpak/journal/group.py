@@ -2,11 +2,16 @@
 
 Whoever comes first leads: it writes what the others have handed over, syncs once for
 everything written by then, wakes those it worked for, and hands the lead to one who
-came meanwhile. A thread that waits has nothing to do but sleep, on a lock of its own,
+came meanwhile. A thread that waits has nothing to do but sleep, at a gate of its own,
 so nobody is woken for nothing and nobody fights for the append lock or the interpreter.
 Before it begins, a leader gives those of the last round a moment to come back: without
 that, half of the threads append while the other half waits, and each sync covers half
 of what it could. Knows requests and bounds, not bytes.
+
+Ctrl-C may come at any point. The lead and the queue change by plain assignments under
+the mutex, which nothing can part; what comes before them (opening gates) may be done
+twice. Giving up the lead is done again where it was cut, and whoever wakes early looks
+again once the mutex is free (docs/decisions/0044).
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from batpak.journal.background import gate, opened
 
 __all__ = ["GroupCommit", "Request"]
 
@@ -27,7 +34,8 @@ class Request:
     """
 
     __slots__ = (
-        "bound", "committed", "error", "events", "gate", "guard", "is_done", "is_written",
+        "bound", "committed", "error", "events", "gate", "guard", "is_done", "is_gone",
+        "is_written",
     )  # fmt: skip
 
     def __init__(self, events: Sequence[Any], bound: int = 0, guard: Any = None) -> None:
@@ -39,12 +47,19 @@ class Request:
         self.gate: threading.Lock | None = None
         self.is_written = not events
         self.is_done = False
+        self.is_gone = False
+        """Nobody waits for it any more, so it can't lead."""
 
     def written_below(self, sequence: int) -> None:
         """Told after a write, or after a look at what an interrupted one left."""
         if self.committed and self.committed[-1][0] < sequence:
             self.is_written = True
             self.bound = self.committed[-1][0] + 1
+
+    def wake(self) -> None:
+        """Let its thread look again; the mutex is held."""
+        if self.gate is not None:
+            opened(self.gate)
 
 
 class GroupCommit:
@@ -62,6 +77,8 @@ class GroupCommit:
         self._mutex = threading.Lock()
         # guarded by _mutex
         self._leader: Request | None = None
+        self._group: list[Request] = []
+        """Those that the leader works for, itself among them."""
         self._queue: list[Request] = []
         # the leader's own
         self._crowd = 0
@@ -83,12 +100,11 @@ class GroupCommit:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
+            request.gate = gate()
             with self._mutex:
                 if self._leader is None:
                     self._leader = request
                 else:
-                    request.gate = threading.Lock()
-                    request.gate.acquire()
                     self._queue.append(request)
             while not request.is_done:
                 if self._leader is request:
@@ -96,34 +112,44 @@ class GroupCommit:
                 elif not self._sleep(request, deadline):
                     break
         finally:
-            if not request.is_done:
-                self._withdraw(request)
+            # Three times: Ctrl-C can cut it and cut that again, and a loop would be one more
+            # place for that. What is done already is seen, and costs nothing.
+            try:
+                self._leave(request)
+            finally:
+                try:
+                    self._leave(request)
+                finally:
+                    self._leave(request)
         return request.is_done
 
-    @staticmethod
-    def _sleep(request: Request, deadline: float | None) -> bool:
+    def _sleep(self, request: Request, deadline: float | None) -> bool:
         """Until somebody opens the gate; False when the time is over."""
-        gate = request.gate
-        assert gate is not None, "who does not lead waits at a gate"
+        closed = request.gate
+        assert closed is not None, "made before it came in"
         if deadline is None:
-            return gate.acquire()
-        left = deadline - time.monotonic()
-        return left > 0 and gate.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+            closed.acquire()
+        else:
+            left = deadline - time.monotonic()
+            if left <= 0 or not closed.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+                return False
+        if not request.is_done and self._leader is not request:
+            with self._mutex:  # who opened the gate may not have finished
+                pass
+        return True
 
     def _lead(self, request: Request) -> None:
-        """Gather, write, sync, wake: one round for all who are here."""
+        """Gather, write, sync: one round for all who are here."""
         if self._crowd:
             self._gather()
         with self._mutex:
-            group = [request, *self._queue]
+            self._group = [request, *self._queue]
             self._queue = []
-        try:
-            began = time.monotonic()
-            self._work(group)
-            self._took = time.monotonic() - began
-            self._crowd = len(group) - 1
-        finally:
-            self._resign(request, group)
+        group = self._group
+        began = time.monotonic()
+        self._work(group)
+        self._took = time.monotonic() - began
+        self._crowd = len(group) - 1
 
     def _gather(self) -> None:
         """Wait for the last round's threads, for at most half of what that round took."""
@@ -146,26 +172,29 @@ class GroupCommit:
         for one in group:
             one.is_done = True
 
-    def _resign(self, request: Request, group: list[Request]) -> None:
-        """Give up the lead, wake those who are done, and one more to lead the rest."""
-        with self._mutex:
-            left = [one for one in group if not one.is_done and one is not request]
-            for one in group:
-                if one.is_done and one.gate is not None:
-                    one.gate.release()
-            self._queue[:0] = left
-            self._appoint()
-
-    def _appoint(self) -> None:
-        """Holding the mutex: the first in the queue leads, if there is one."""
-        self._leader = self._queue.pop(0) if self._queue else None
-        if self._leader is not None and self._leader.gate is not None:
-            self._leader.gate.release()
-
-    def _withdraw(self, request: Request) -> None:
-        """Somebody stops waiting; if it was to lead, somebody else has to."""
+    def _leave(self, request: Request) -> None:
+        """The request's thread goes; if it leads, somebody else has to. Repeatable."""
+        if self._leader is not request and (request.is_done or request.is_gone):
+            return
         with self._mutex:
             if self._leader is request:
-                self._appoint()
-            elif request in self._queue:
-                self._queue.remove(request)
+                self._hand_over(request)
+            else:
+                if request in self._queue:
+                    self._queue.remove(request)
+                request.is_gone = True
+
+    def _hand_over(self, request: Request) -> None:
+        """Holding the mutex: wake those who are done, and one more to lead the rest."""
+        left: list[Request] = []
+        for one in self._group:
+            if one.is_done:
+                one.wake()
+            elif not one.is_gone and one is not request:
+                left.append(one)
+        left += self._queue
+        successor = left[0] if left else None
+        if successor is not None:
+            successor.wake()
+        # No call among these, so Ctrl-C comes before them all or after.
+        self._group, self._queue, self._leader = [], left[1:], successor

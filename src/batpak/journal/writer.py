@@ -54,7 +54,16 @@ from batpak.event import (
     event_hash,
     is_foreign,
 )
-from batpak.files import TEMPORARY_SUFFIX, Files, let_go, refusal, wall_us, write_all
+from batpak.files import (
+    TEMPORARY_SUFFIX,
+    Files,
+    let_go,
+    refusal,
+    tell_not_closed,
+    wall_us,
+    write_all,
+)
+from batpak.journal.background import Worker, gate, opened
 from batpak.journal.group import GroupCommit, Request
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
@@ -309,6 +318,8 @@ class Writer:
         self._on_rotated = on_rotated
         self._lock_fd = lock_fd
         self._hint_fd = hint_fd
+        self._left_open: list[int] = []
+        """Descriptors that `release` has still to close."""
         self._flags = 0 if config.durability is Durability.SYNC else EAGER
         self._append_lock = threading.RLock()
         # guarded by the append lock
@@ -441,6 +452,7 @@ class Writer:
         Returns before durability.
         """
         with self._append_lock:
+            self._look_back()
             for request in requests:
                 if request.is_written or request.error is not None:
                     continue
@@ -452,7 +464,27 @@ class Writer:
                         request.committed = self._commit_locked(events, request, request.guard)
                 except Exception as error:  # noqa: BLE001  # raised again, in its own thread
                     # It is raised in the thread whose events they are.
-                    request.error = error
+                    request.error = self._told(request, error)
+
+    def _look_back(self) -> None:
+        """Learn what became of a request whose leader was interrupted: it may be written."""
+        if self._writing and not self._ended:
+            try:
+                self._resolve(self._log)
+            except Exception:  # noqa: BLE001
+                # Whoever writes next meets it again, and that is who can be told of it.
+                pass
+
+    def _told(self, request: Request, error: Exception) -> Exception:
+        """What the request's thread hears; a write in doubt is no plain refusal."""
+        if self._writing and request is self._in_flight and isinstance(error, JournalPoisoned):
+            return Indeterminate(
+                f"a write was interrupted, and can't be looked at: {error.what}",
+                receipts=(),
+                cause=error,
+                advice="open the journal anew and look for the event before writing it again",
+            )
+        return error
 
     def _commit_locked(
         self, events: Sequence[Prepared], request: Request | None, guard: Guard | None
@@ -517,8 +549,9 @@ class Writer:
             self._durable.sequence, self.epoch, len(committed), self._flags,
         )  # fmt: skip
         after = end + len(record)
+        self._in_flight = request
         if request is not None:
-            request.committed, self._in_flight = committed, request
+            request.committed = committed
 
         self._write(segment, record, end, after)
 
@@ -594,8 +627,9 @@ class Writer:
             )  # fmt: skip
             after = end + len(record)
             committed = sequence, event_id, hlc, clock, event_hash, previous
+            self._in_flight = request
             if request is not None:
-                request.committed, self._in_flight = (committed,), request
+                request.committed = (committed,)
 
             if after > segment.allocated:
                 self._allocate(segment, after)
@@ -706,6 +740,7 @@ class Writer:
                 advice="open the journal anew and look for the event before writing it again",
             ) from error
         segment.allocated = end
+        self._in_flight = None
         self._writing = False
         raise refusal(error, "nothing was written", segment.path) from error
 
@@ -771,6 +806,7 @@ class Writer:
             )
             if whole and isinstance(record, Record):
                 last = apply_record(record, read, self._index, self._heads)
+                self._timestamp_us = max(self._timestamp_us, record.rows[-1].timestamp_us)
                 self._log = log = Log(
                     segment,
                     record.end,
@@ -1030,14 +1066,29 @@ class Writer:
         self._closed = self._ended = True
 
     def release(self) -> None:
-        """Close the descriptors, which frees the lock. Waits for a sync under way."""
+        """Close the descriptors, which frees the lock. Waits for a commit or sync under way.
+
+        After an interruption it can be called again, and goes on.
+        """
         self._closed = self._ended = True
-        with self._sync_lock:
-            fds = (self._log.segment.fd, self._hint_fd, self._lock_fd)
-            self._log.segment.fd = self._hint_fd = self._lock_fd = -1
-            for fd in fds:
-                if fd >= 0:
-                    let_go(self._files, fd)
+        if self._flusher is not None and not self._forked:
+            self._flusher.abandon()
+        with self._append_lock, self._sync_lock:
+            segment, left = self._log.segment, self._left_open
+            # No call among these, nor between the taking of one and its closing: Ctrl-C
+            # loses none, and none is closed twice, when its number is somebody else's.
+            left += [segment.fd, self._hint_fd, self._lock_fd]
+            segment.fd = self._hint_fd = self._lock_fd = -1
+            while left:
+                fd = left[-1]
+                del left[-1]
+                if fd < 0:
+                    continue
+                try:
+                    self._files.close(fd)
+                except OSError as error:
+                    # Everything was synced, or is in doubt anyway.
+                    tell_not_closed(error)
 
     def forked(self) -> None:
         """In a forked child: never write again, and drop the parent's descriptors.
@@ -1121,9 +1172,11 @@ class _Flusher:
     def __init__(self, writer: Writer, every: Every) -> None:
         self._writer = writer
         self._every = every
-        self._wake = threading.Condition()
-        # guarded by _wake
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("batpak-flusher", self._run)
+        self._wake = gate()
+        """Where the thread waits for something to become due, or for it to be due."""
+        self._mutex = threading.Lock()
+        # guarded by _mutex
         self._due: float | None = None
         self._stopped = False
 
@@ -1132,44 +1185,50 @@ class _Flusher:
         if waiting >= self._every.events:
             self._writer.sync()
             return
-        with self._wake:
+        if self._due is not None:
+            return
+        due = time.monotonic() + self._every.ms / 1000
+        with self._mutex:
             if self._due is None and not self._stopped:
-                self._due = time.monotonic() + self._every.ms / 1000
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="batpak-flusher", daemon=True
-                    )
-                    self._thread.start()
-                self._wake.notify()
+                # Last what the thread looks for: Ctrl-C leaves none that nobody looks at.
+                self._worker.start()
+                opened(self._wake)
+                self._due = due
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                while self._due is None and not self._stopped:
-                    self._wake.wait()
-                while self._due is not None and not self._stopped:
-                    left = self._due - time.monotonic()
-                    if left <= 0:
-                        break
-                    self._wake.wait(left)
-                if self._stopped:
-                    return
+            with self._mutex:
+                due, is_over = self._due, self._stopped
+            if is_over:
+                return
+            left = None if due is None else due - time.monotonic()
+            if left is None:
+                self._wake.acquire()
+                continue
+            if left > 0:
+                self._wake.acquire(timeout=left)
+                continue
+            with self._mutex:
                 self._due = None
             try:
                 self._writer.sync()
             except BatpakError as error:
-                # The journal is poisoned or closed: the next append says so.
+                if self._stopped:
+                    return
+                # The journal is poisoned: the next append says so.
                 logger.error(
                     "the interval sync failed: %s", str(error),
                     extra={"code": "interval-sync-failed", "error": str(error)},
                 )  # fmt: skip
                 return
 
+    def abandon(self) -> None:
+        """The thread ends when it can; nobody waits for that."""
+        with self._mutex:
+            self._stopped = True
+            opened(self._wake)
+
     def stop(self) -> None:
         """End the thread and wait for it."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self.abandon()
+        self._worker.join()

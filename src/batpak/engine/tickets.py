@@ -1,0 +1,99 @@
+"""The futures that queue and fence hand out, made so that Ctrl-C leaves nobody waiting.
+
+The standard library's Future takes the lock of a condition by a method written in Python,
+in which Ctrl-C can strike while the lock is held; it stays held, and whoever settles the
+future later sleeps for ever. Here `with` takes the lock itself. What stays: a thread that
+stands in `concurrent.futures.wait` leaves by Ctrl-C as the library lets it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures._base import FINISHED
+from typing import Any, TypeVar, cast
+
+__all__ = ["Ticket", "told_of_callback"]
+
+logger = logging.getLogger("batpak.store")
+
+T = TypeVar("T")
+
+
+class _Condition(threading.Condition):
+    """A condition whose lock `with` takes in one step.
+
+    `with` looks both methods up before it takes the lock, and these are written in C.
+    """
+
+    def __init__(self) -> None:
+        self._whole = threading.RLock()
+        super().__init__(self._whole)
+
+    @property
+    def __enter__(self) -> Callable[..., bool]:  # type: ignore[override]  # what `with` calls
+        return self._whole.__enter__
+
+    @property
+    def __exit__(self) -> Callable[..., None]:  # type: ignore[override]  # what `with` calls
+        return self._whole.__exit__
+
+
+class Ticket(Future[T]):
+    """A Future that can be settled again where settling was cut short."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = _Condition()
+
+    def tell(self, result: T | None, error: BaseException | None) -> None:
+        """Settle it, unless it is settled or cancelled, and see that everybody hears of it.
+
+        May be called again after an interruption, and by several threads at once.
+        """
+        undeclared: Any = self
+        with self._condition:
+            if not self.done():
+                # No call among these, so Ctrl-C comes before them all or after.
+                undeclared._result = result
+                undeclared._exception = error
+                undeclared._state = FINISHED
+            waiters: list[Any] = list(self._waiters)
+            for waiter in waiters:
+                if self not in waiter.finished_futures:
+                    self._tell_waiter(waiter)
+            self._condition.notify_all()
+        self._invoke_callbacks()
+
+    def _tell_waiter(self, waiter: Any) -> None:
+        if self.cancelled():
+            waiter.add_cancelled(self)
+        elif self._exception is not None:
+            waiter.add_exception(self)
+        else:
+            waiter.add_result(self)
+
+    def _invoke_callbacks(self) -> None:
+        # As the library does, but each of them once, however often this is called.
+        undeclared: Any = self
+        callbacks = cast("list[Callable[[Future[T]], object]]", undeclared._done_callbacks)
+        while callbacks:
+            with self._condition:
+                if not callbacks:
+                    return
+                callback = callbacks[0]
+                del callbacks[0]
+            try:
+                callback(self)
+            except Exception as error:  # noqa: BLE001  # the caller's code, run for it
+                told_of_callback(error)
+
+
+def told_of_callback(error: BaseException) -> None:
+    """Say in the log what a callback raised; for use where it is caught."""
+    logger.error(
+        "a callback of a ticket raised %r", error, exc_info=error,
+        extra={"code": "callback-failed", "error": str(error)},
+    )  # fmt: skip

@@ -1,0 +1,438 @@
+"""Ctrl-C at every place of every way to write, and the journal judged after each.
+
+`tests/support/interrupting.py` says which places are real, `tests/support/trial.py` what
+is judged. Each scenario runs once to count its places, then once for each of them; a
+short run takes a seeded sample. An exhaustive one (`make interrupts`) adds a second
+Ctrl-C, in whatever is done about the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+
+from batpak import Durability, EventId, Expect, Item, Region, Unless
+from batpak.config import Every
+from batpak.errors import Indeterminate
+from tests.support.effort import EXHAUSTIVE, draws
+from tests.support.interrupting import Interrupted
+from tests.support.trial import MINE, NOTE, PATIENCE, HeldFiles, Trial
+
+TESTS = str(Path(__file__).resolve().parents[1])
+KEY = bytes(15) + b"\1"
+SAMPLE = 34
+"""Points of a scenario in a short run."""
+Watch = Callable[[str, str], None]
+
+
+def spared(code: CodeType) -> bool:
+    """What is not batpak's doing: the tests themselves."""
+    return code.co_filename.startswith(TESTS)
+
+
+def nothing(trial: Trial) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`run` is interrupted, `before` is not; `watch` steers other threads meanwhile."""
+
+    run: Callable[[Trial], Any]
+    before: Callable[[Trial], Any] = nothing
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    watch: Callable[[Trial], Watch] | None = None
+    is_held: bool = False
+    """Whether the test can make a sync wait."""
+
+
+# --- what is interrupted ---------------------------------------------------------
+
+
+def fence(trial: Trial) -> None:
+    numbers = trial.numbers(3)
+    with trial.store.fence() as staged:
+        for number in numbers:
+            trial.tickets.append(staged.append(MINE, number, kind=NOTE))
+    trial.acknowledged.update(numbers)
+    assert [receipt.sequence for receipt in staged.receipts] == [
+        ticket.result(0).sequence for ticket in trial.tickets
+    ]
+
+
+def cancelled_fence(trial: Trial) -> None:
+    with trial.store.fence() as staged:
+        trial.tickets.append(staged.append(MINE, -9, kind=NOTE))
+        staged.cancel()
+
+
+def outbox(trial: Trial) -> None:
+    numbers = trial.numbers(3)
+    box = trial.store.outbox()
+    for number in numbers:
+        box.stage(MINE, number, kind=NOTE)
+    box.flush()
+    trial.acknowledged.update(numbers)
+    assert len(box) == 0
+
+
+def submit(trial: Trial) -> None:
+    trial.tickets.append(trial.submit())
+
+
+def submit_and_close(trial: Trial) -> None:
+    trial.tickets += [trial.submit() for _ in range(3)]
+    trial.store.close()
+
+
+def submit_and_give_up(trial: Trial) -> None:
+    trial.tickets += [trial.submit() for _ in range(3)]
+    trial.store.close(0)
+
+
+def submit_many(trial: Trial) -> None:
+    trial.tickets.append(trial.submit())
+    numbers = trial.numbers(3)
+    trial.tickets.append(trial.store.submit_many([Item(MINE, n, kind=NOTE) for n in numbers]))
+    trial.append()
+
+
+def submit_to_a_full_queue(trial: Trial) -> None:
+    trial.tickets += [trial.submit() for _ in range(4)]
+    trial.store.sync()
+
+
+def submit_and_sync(trial: Trial) -> None:
+    trial.tickets += [trial.submit() for _ in range(2)]
+    trial.store.sync()
+
+
+def retry_by_key(trial: Trial) -> None:
+    receipt = trial.store.append(MINE, trial.asked[0][0], kind=NOTE, key=KEY)
+    assert receipt.event_id == EventId.from_bytes(KEY)
+
+
+def impatient(trial: Trial) -> None:
+    try:
+        trial.append(timeout=0.0)
+    except Indeterminate as error:
+        if error.receipt is None:
+            raise
+        trial.acknowledged.update(trial.asked[-1])
+
+
+# --- what precedes it, and what others do meanwhile --------------------------------
+
+
+def fill(trial: Trial) -> None:
+    """Up to where the next commit begins a new segment."""
+    while trial.store.stats().segment_bytes < 4096:
+        trial.append()
+
+
+def follow_and_go_on(trial: Trial) -> None:
+    """A follower that has to go over to a further segment."""
+    fill(trial)
+    trial.follow()
+    for _ in range(3):
+        trial.append()
+
+
+def while_another_syncs(trial: Trial) -> None:
+    """A thread leads and stands in the middle of its sync."""
+    assert isinstance(trial.files, HeldFiles)
+    trial.files.hold = True
+    trial.help()
+    assert trial.files.held.acquire(timeout=PATIENCE)
+    trial.files.hold = False
+
+
+def while_the_queue_syncs(trial: Trial) -> None:
+    """The queue's thread stands in the middle of its sync."""
+    assert isinstance(trial.files, HeldFiles)
+    trial.files.hold = True
+    trial.tickets.append(trial.submit())
+    assert trial.files.held.acquire(timeout=PATIENCE)
+    trial.files.hold = False
+
+
+def lets_the_queue_go_on(trial: Trial) -> Watch:
+    """Its sync ends when somebody waits for its thread, or for the files."""
+
+    def told(how: str, name: str) -> None:
+        if name in ("Worker.join", "Store._release"):
+            assert isinstance(trial.files, HeldFiles)
+            trial.files.go.set()
+
+    return told
+
+
+def leads(others: int) -> Callable[[Trial], Watch]:
+    """Others come while the thread begins to lead, so that it works for them too."""
+
+    def watch(trial: Trial) -> Watch:
+        def told(how: str, name: str) -> None:
+            if name == "GroupCommit._lead" and not trial.helpers:
+                trial.help(others)
+                trial.until_waiting(others)
+
+        return told
+
+    return watch
+
+
+def follows(others: int) -> Callable[[Trial], Watch]:
+    """The thread waits for a leader, others come behind it, the leader goes on."""
+
+    def watch(trial: Trial) -> Watch:
+        def told(how: str, name: str) -> None:
+            waits = how == "wait" and trial.store.pressure().waiting == 1
+            if waits and len(trial.helpers) == 1:
+                trial.help(others)
+                trial.until_waiting(1 + others)
+                assert isinstance(trial.files, HeldFiles)
+                trial.files.go.set()
+
+        return told
+
+    return watch
+
+
+def leads_for_one_that_leaves(trial: Trial) -> Watch:
+    """Somebody with a timeout is taken along, and leaves before the leader is done."""
+
+    def told(how: str, name: str) -> None:
+        if name == "GroupCommit._lead" and not trial.helpers:
+            trial.help_impatiently()
+            trial.help()
+            trial.until_waiting(2)
+        elif name == "GroupCommit._work":
+            trial.helpers[0].end("who has no patience")
+
+    return told
+
+
+SYNC = {"durability": Durability.SYNC}
+OS = {"durability": Durability.OS}
+SOON = {"durability": Every(ms=1, events=1_000_000)}
+AT_ONCE = {"durability": Every(ms=3_600_000, events=1)}
+SMALL = {"segment_max_bytes": 4096}
+
+SCENARIOS = {
+    "append": Scenario(Trial.append),
+    "append in OS": Scenario(Trial.append, options=OS),
+    "append in EVERY, which starts its thread": Scenario(Trial.append, options=SOON),
+    "append in EVERY, which syncs": Scenario(Trial.append, options=AT_ONCE),
+    "append durably in OS": Scenario(lambda t: t.append(durable=True), options=OS),
+    "append with a key": Scenario(lambda t: t.append(key=KEY)),
+    "retry by key": Scenario(retry_by_key, lambda t: t.append(key=KEY)),
+    "append with conditions": Scenario(
+        lambda t: t.append(expect=Expect.EMPTY, unless=Unless(Region(entity="player:mine")))
+    ),
+    "append_many": Scenario(lambda t: t.append_many(5)),
+    "append_many in OS": Scenario(lambda t: t.append_many(5), options=OS),
+    "fence": Scenario(fence),
+    "fence in OS": Scenario(fence, options=OS),
+    "cancelled fence": Scenario(cancelled_fence),
+    "outbox": Scenario(outbox),
+    "submit, which starts its thread": Scenario(submit),
+    "submit to a full queue": Scenario(submit_to_a_full_queue, options={"submit_capacity": 1}),
+    "submit and close": Scenario(submit_and_close),
+    "submit and close at once": Scenario(
+        submit_and_give_up, while_the_queue_syncs, watch=lets_the_queue_go_on, is_held=True
+    ),
+    "submit_many, and an append after it": Scenario(submit_many),
+    "submit and sync": Scenario(submit_and_sync, options=OS),
+    "rotation": Scenario(Trial.append, fill, SMALL),
+    "rotation in OS": Scenario(Trial.append, fill, SMALL | OS),
+    "rotation by a batch": Scenario(lambda t: t.append_many(5), fill, SMALL),
+    "sync": Scenario(lambda t: t.store.sync(), Trial.append, OS),
+    "close": Scenario(lambda t: t.store.close(), Trial.append),
+    "close in EVERY": Scenario(lambda t: t.store.close(), Trial.append, SOON),
+    "close with a fence open": Scenario(lambda t: t.store.close(), Trial.stay_in_a_fence, OS),
+    "leads for two others": Scenario(Trial.append, watch=leads(2)),
+    "leads for three others with a batch": Scenario(lambda t: t.append_many(3), watch=leads(3)),
+    "leads for others and rotates": Scenario(Trial.append, fill, SMALL, leads(2)),
+    "leads for one that leaves": Scenario(Trial.append, watch=leads_for_one_that_leaves),
+    "waits for a leader": Scenario(
+        Trial.append, while_another_syncs, watch=follows(0), is_held=True
+    ),
+    "waits, then leads for others": Scenario(
+        Trial.append, while_another_syncs, watch=follows(2), is_held=True
+    ),
+    "waits for a leader without patience": Scenario(impatient, while_another_syncs, is_held=True),
+    "a follower's refresh over a rotation": Scenario(
+        lambda t: t.refresh(), follow_and_go_on, SMALL
+    ),
+}
+
+
+def tried(scenario: Scenario, path: Path, targets: tuple[int, ...]) -> Interrupted:
+    """One run with Ctrl-C at these points; judged."""
+    files = {"files": HeldFiles()} if scenario.is_held else {}
+    trial = Trial(path, **files, **scenario.options)
+    scenario.before(trial)
+    watch = None if scenario.watch is None else scenario.watch(trial)
+    interruption = Interrupted(targets, spared=spared, watch=watch)
+    try:
+        with interruption:
+            scenario.run(trial)
+    except KeyboardInterrupt:
+        # Its frames, and what they held, are gone with it: nobody keeps the exception.
+        pass
+    try:
+        trial.judge()
+    except AssertionError as error:
+        error.add_note("Ctrl-C at " + ", and at ".join(map(str, interruption.points)))
+        raise
+    shutil.rmtree(path)
+    return interruption
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is imported at the first need is imported: its points are not ours."""
+    trial = Trial(tmp_path_factory.mktemp("warm") / "journal", **SMALL)
+    follow_and_go_on(trial)
+    trial.judge()
+
+
+@pytest.mark.proves("INV-CTRL-C-SAFE")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_ctrl_c_at_any_point_of_an_operation(name: str, tmp_path: Path) -> None:
+    scenario = SCENARIOS[name]
+    count = tried(scenario, tmp_path / "counted", ()).count
+    chance = draws(name)
+    points = range(count) if EXHAUSTIVE else sorted(chance.sample(range(count), SAMPLE))
+    targets: list[tuple[int, ...]] = [(at,) for at in points]
+    if EXHAUSTIVE:
+        # A second one soon after: in the handlers that the first one started.
+        targets += [(at, at + chance.randrange(1, 12)) for at in points]
+    failures: list[AssertionError] = []
+    done = 0
+    for turn, target in enumerate(targets):
+        try:
+            done += len(tried(scenario, tmp_path / str(turn), target).points)
+        except AssertionError as error:
+            failures.append(error)
+    print(f"{name}: {done} interruptions in {len(targets)} runs, at {count} points")
+    if failures:
+        raise ExceptionGroup(f"{len(failures)} of {len(targets)} runs", failures)
+    # Threads make the number of points vary a little; a run that meets none proves nothing.
+    assert done >= len(targets) * 0.9
+
+
+# --- real signals ----------------------------------------------------------------
+
+STORM = """
+import itertools, signal, sys, threading
+from collections import Counter
+from batpak import Coordinate, EventKind, Store
+from batpak.config import Durability, Every
+MODES = {"sync": Durability.SYNC, "os": Durability.OS, "every": Every(ms=1, events=7)}
+NOTE = EventKind(1, 7)
+path, mode, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+store = Store.open(path, durability=MODES[mode], segment_max_bytes=1 << 15)
+acknowledged, theirs, stop = [], [], threading.Event()
+def others(name):
+    for number in itertools.count():
+        if stop.is_set():
+            return
+        store.append(Coordinate(f"worker:{name}", "s"), number, kind=NOTE)
+        theirs.append((f"worker:{name}", number))
+threads = [threading.Thread(target=others, args=(name,)) for name in range(3)]
+for thread in threads:
+    thread.start()
+allowed = hits = 0
+def interrupt(*_):
+    global allowed, hits
+    if allowed:
+        allowed -= 1
+        hits += 1
+        raise KeyboardInterrupt
+def operate(number):
+    mine = Coordinate("worker:main", "s")
+    turn = number % 5
+    if turn == 0:
+        with store.fence() as fence:
+            ticket = fence.append(mine, number, kind=NOTE)
+        ticket.result(0)
+    elif turn == 1:
+        future = store.submit(mine, number, kind=NOTE)
+        store.sync()
+        future.result(0)
+    elif turn == 2:
+        store.append(mine, number, kind=NOTE, key=number.to_bytes(16, "big"))
+    elif turn == 3:
+        store.append(mine, number, kind=NOTE, durable=True)
+    else:
+        store.append(mine, number, kind=NOTE)
+def round_of(number):
+    global allowed
+    try:
+        try:
+            allowed = 1 + (number % 4 == 0)
+            operate(number)
+            allowed = 0
+            acknowledged.append(number)
+        except KeyboardInterrupt:
+            allowed = 0
+    except KeyboardInterrupt:
+        pass
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0007)
+number = 0
+while hits < rounds:
+    number += 1
+    round_of(number)
+signal.setitimer(signal.ITIMER_REAL, 0)
+stop.set()
+for thread in threads:
+    thread.join(30)
+    assert not thread.is_alive(), "asleep for ever"
+last = threading.Thread(target=store.append, args=(Coordinate("a", "s"), 0), kwargs={"kind": NOTE})
+last.start()
+last.join(30)
+assert not last.is_alive(), "a lock is left held"
+store.sync()
+assert store.pressure().is_idle, store.pressure()
+report = store.verify("full")
+assert report.ok, report.findings
+store.close()
+with Store.open(path) as store:
+    assert store.open_report.cut is None, store.open_report.cut
+    assert store.verify("full").ok
+    there = Counter((e.coordinate.entity, e.payload) for e in store if e.kind == NOTE)
+assert set(there.values()) == {1}, "an event is there twice"
+missing = {("worker:main", n) for n in acknowledged} | set(theirs)
+missing -= set(there)
+assert not missing, missing
+assert not {n for name, n in there if name == "worker:main"} - set(range(1, number + 1))
+print(hits, len(acknowledged), len(theirs))
+"""
+
+
+@pytest.mark.proves("INV-CTRL-C-SAFE")
+@pytest.mark.parametrize("mode", ["sync", "os", "every"])
+def test_a_storm_of_real_signals_while_other_threads_append(mode: str, tmp_path: Path) -> None:
+    rounds = 3000 if EXHAUSTIVE else 150
+    done = subprocess.run(
+        [sys.executable, "-c", STORM, tmp_path / "journal", mode, str(rounds)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    hits, acknowledged, theirs = map(int, done.stdout.split())
+    print(f"{mode}: {hits} signals, {acknowledged} operations went through, {theirs} of others")
+    assert hits >= rounds
+    assert acknowledged
+    assert theirs
