@@ -1221,12 +1221,18 @@ class Store(_Reading):
         the keys and the guard's at the conditions: so what the guard refuses is only
         final under the append lock, where the keys are looked up first.
         """
-        written = self._writer.log.sequence
-        if all(
-            e.key is not None and self._reader.find_id(e.key, written) is not None for e in events
-        ):
+        if (expect is None and unless is None) or self._are_written(events):
             return None
         return guard_of(self._reader, self._writer, expect, unless)
+
+    def _are_written(self, events: Sequence[Prepared]) -> bool:
+        """Whether the key of each is known."""
+        written = self._writer.log.sequence
+        # No generator: Ctrl-C while all() drops it half-way would be swallowed.
+        for event in events:
+            if event.key is None or self._reader.find_id(event.key, written) is None:
+                return False
+        return True
 
     # --- commits put together in memory, and queued ones -----------------------
 
