@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
@@ -816,8 +817,9 @@ class Store(_Reading):
         self._starting = threading.Lock()
         # guarded by _starting
         self._ending = False
-        self._fences: weakref.WeakSet[Fence] = weakref.WeakSet()
-        """Those that have not ended. Weakly: Ctrl-C can leave one that nobody could end."""
+        self._fences: dict[int, weakref.ref[Fence]] = {}
+        """Those that have not ended, by id. Weakly: Ctrl-C can leave one that nobody could
+        end. No WeakSet: Ctrl-C would be swallowed in the Python code of its callbacks."""
         self._lost: list[Callable[[], None]] = []
         """What tells the tickets of fences that were dropped before their end."""
         self._fence_here = threading.local()
@@ -1250,10 +1252,11 @@ class Store(_Reading):
             self._config.batch_max_events,
             lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
             self._fence_entered,
-            self._fences.discard,
+            self._fence_ended,
             self._lost.append,
         )
-        self._fences.add(fence)
+        here = id(fence)
+        self._fences[here] = weakref.ref(fence, partial(self._fences.pop, here))
         return fence
 
     def _check_no_fence(self) -> None:
@@ -1271,6 +1274,15 @@ class Store(_Reading):
         # Weakly: what is open must not keep a dropped store alive. No call after this one,
         # so whoever has it here is in its block.
         self._fence_here.fence = weakref.ref(fence)
+
+    def _fence_ended(self, fence: Fence) -> None:
+        self._fences.pop(id(fence), None)
+
+    def _end_fences(self) -> None:
+        for kept in list(self._fences.values()):
+            fence = kept()
+            if fence is not None:
+                fence.close()
 
     def _tell_lost(self) -> None:
         while self._lost:
@@ -1768,8 +1780,7 @@ class Store(_Reading):
         try:
             if writer.is_closed:
                 return
-            for fence in list(self._fences):
-                fence.close()
+            self._end_fences()
             queue = self._last_queue()
             if queue is not None:
                 queue.stop(timeout)
@@ -1787,14 +1798,20 @@ class Store(_Reading):
                 )
             save_keys(self._files, self._layout, self._identity, self._opened.index, closed=True)
         finally:
-            self._release()
+            # Three times, as in GroupCommit.run: Ctrl-C can cut it and cut that again.
+            try:
+                self._release()
+            finally:
+                try:
+                    self._release()
+                finally:
+                    self._release()
 
     def _release(self) -> None:
         """Let go of everything; after an interruption it can be called again, and goes on."""
         writer = self._writer
         if not writer.is_forked:
-            for fence in list(self._fences):
-                fence.close()
+            self._end_fences()
             self._tell_lost()
             queue = self._last_queue()
             if queue is not None:

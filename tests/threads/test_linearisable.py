@@ -334,7 +334,7 @@ class StaleReceipt(Front):
         with self.lock:
             stale = next(reversed(self.first.values()), receipt)
             self.first.setdefault(options["key"], receipt)
-        return Retried(stale) if receipt.replayed else receipt  # type: ignore[return-value]
+        return Retried(stale) if receipt.replayed else receipt  # type: ignore[return-value]  # has what is asked of a receipt
 
 
 class Retried:

@@ -471,8 +471,8 @@ class Writer:
         if self._writing and not self._ended:
             try:
                 self._resolve(self._log)
-            except Exception:  # noqa: BLE001
-                # Whoever writes next meets it again, and that is who can be told of it.
+            except Exception:  # noqa: BLE001  # met again, by somebody who can be told of it
+                # That is whoever writes next.
                 pass
 
     def _told(self, request: Request, error: Exception) -> Exception:
