@@ -100,12 +100,12 @@ _imports = typer.Typer(
 )
 _keys = typer.Typer(
     name="keys",
-    help="Make keys to sign with, and say which of them count for a journal's receipts.",
+    help="Make keys to sign with, and say which of them count.",
     rich_markup_mode=None,
 )
 _witness = typer.Typer(
     name="witness",
-    help="Ask witnesses to cosign a journal's checkpoints, or be one for another's.",
+    help="Ask witnesses to cosign checkpoints, or be one.",
     rich_markup_mode=None,
 )
 

@@ -56,7 +56,7 @@ def verify(
     ] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Check a journal, or a bundle from one; exit 1 when something is wrong.
+    """Check a journal or a bundle; exit 1 when something is wrong.
 
     A journal: recomputes every hash and link, and the Merkle root under each checkpoint.
     Whoever can rewrite all of it can also make new hashes and, with the key, checkpoints:

@@ -59,7 +59,7 @@ def erase(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Erase the payloads of some events, by name or by options; the events stay.
+    """Erase the payloads of some events; the events stay.
 
     From then on no reader is given the payloads; the bytes go with batpak compact.
     Hashes, receipts and proofs stay valid. Entities, scopes and extensions can never be

@@ -33,7 +33,7 @@ OriginOption = Annotated[
 
 
 def snapshot(journal: Journal, dest: Destination, json: JsonOption = False) -> None:
-    """Copy what is durable, with a manifest that proves the copy whole.
+    """Copy what is durable, with a manifest that proves it.
 
     Works beside a live writer. Old segments are shared by reference or hard link where
     the file system can, so this takes little time and room; copy the snapshot to another

@@ -355,7 +355,7 @@ def prove(
     out: OutOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Prove an event to somebody who has neither the journal nor trust in it.
+    """Prove an event to somebody who has not the journal.
 
     Prints a bundle, one JSON file: the event, its receipt, its inclusion proof, and the
     signed checkpoint that it is in. `batpak verify` checks it with public keys alone.

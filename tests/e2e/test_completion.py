@@ -57,7 +57,10 @@ def bash(environment: dict[str, str], script: str, *arguments: str) -> str:
     [
         ([""], {name.partition(" ")[0] for name in NAMES}),
         (["ver"], {"verify"}),
-        (["import", ""], {name.removeprefix("import ") for name in NAMES if " " in name}),
+        (
+            ["import", ""],
+            {name.removeprefix("import ") for name in NAMES if name.startswith("import ")},
+        ),
         (["import", "csv", "--del"], {"--delimiter"}),
         (["log", "journal", "--j"], {"--json"}),
         (["import", "csv", "journal", "tab"], {""}),  # so bash offers files

@@ -23,7 +23,7 @@ from batpak.journal.hint import Hint
 from batpak.journal.identity import Identity
 from batpak.journal.keyfile import KeyHeader
 from tests.fuzz import target
-from tests.fuzz.targets import commands, files, journals, values
+from tests.fuzz.targets import commands, files, journals, proofs, values
 
 TARGETS = target.load()
 INPUTS = [(name, path) for name in TARGETS for path in target.stored(name)]
@@ -98,6 +98,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 
 
 PLANTED: dict[str, tuple[object, str, Any]] = {
+    "bundles": (proofs.second, "judge", wrongly([])),
     "canonical-lenient": (canonical, "encode", lambda value: repr(value).encode()),
     "canonical-strict": (canonical, "decode", wrongly(None)),
     "canonical-typed": (canonical, "decode", raising(RecursionError())),
@@ -106,6 +107,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "denials": (values.DenialPayload, "encode", wrongly(b"")),
     "disposable-key-table": (journals.Store, "get", raising(IndexError())),
     "disposable-sidecar": (journals.Store, "append_many", raising(IndexError())),
+    "entry-bundles": (proofs.tiles, "encode_entries", wrongly(b"")),
     "erasure-payloads": (values, "MAX_RUNS", 0),
     "extensions": (values, "decode_extensions", wrongly({1: "a"})),
     "identity": (Identity, "accepts", wrongly(False)),
@@ -114,6 +116,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "key-header": (KeyHeader, "encode", wrongly(b"")),
     "kinds": (values.EventKind, "__str__", wrongly("0x0")),
     "manifest": (manifest, "may_hold", wrongly(True)),
+    "notes": (proofs.Note, "__str__", wrongly("note")),
     "opening": (journals.Store, "query", raising(IndexError())),
     "options": (commands, "parse_id", wrongly(b"short")),
     "outcomes": (values.Outcome, "to_json", wrongly("{}")),
@@ -126,6 +129,8 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "sidecar": (files.MappedPart, "tally", raising(IndexError())),
     "strict-json": (commands, "parse", wrongly({"not": "that"})),
     "tail-hint": (Hint, "encode", wrongly(b"")),
+    "tile-paths": (proofs.tiles.Tile, "parse", wrongly(proofs.tiles.Tile.parse("tile/0/000"))),
+    "verifier-keys": (proofs.Key, "__str__", wrongly("key")),
 }
 
 
