@@ -273,14 +273,14 @@ def test_what_can_not_be_imported_is_refused(tmp_path: Path) -> None:
         before = len(target)
         for bad in (None, str(tmp_path / "a"), 7):
             with pytest.raises(InvalidInput):
-                target.import_events(bad)  # type: ignore[arg-type]
+                target.import_events(bad)  # type: ignore[arg-type]  # refused at run time
         with pytest.raises(InvalidInput):
             target.import_events(target)
         for namespace in ("", "a\nb", "x" * 256, "\udc80", 7, b"n"):
             with pytest.raises(InvalidInput):
-                target.import_events(source, namespace=namespace)  # type: ignore[arg-type]
+                target.import_events(source, namespace=namespace)  # type: ignore[arg-type]  # refused at run time
         with pytest.raises(InvalidInput):
-            target.import_events(source, "player")  # type: ignore[arg-type]
+            target.import_events(source, "player")  # type: ignore[arg-type]  # refused at run time
         with pytest.raises(PayloadTooLarge):
             target.import_events(source)
         assert len(target) == before

@@ -37,10 +37,11 @@ def note(store: Store, number: int = 0) -> None:
 def test_a_reader_has_no_way_to_write() -> None:
     public = {name for name in dir(ReadOnlyStore) if not name.startswith("_")}
     assert public == {
-        "ancestors", "at", "checkpoint_sizes", "close", "count", "diagnostics", "entity", "get",
-        "import_position", "journal_id", "latest", "open_report", "origin", "page", "path",
+        "ancestors", "at", "checkpoint_sizes", "close", "count", "diagnostics", "entity", "fork",
+        "get", "import_position", "journal_id", "latest", "open_report", "origin", "page", "path",
         "plan_compaction", "plan_erasure", "prove", "prove_consistency", "prove_range", "query",
-        "refresh", "signing_keys", "stats", "stored_checkpoint", "verify", "verify_receipt",
+        "refresh", "signing_keys", "snapshot", "stats", "stored_checkpoint", "verify",
+        "verify_receipt",
     }  # fmt: skip
 
 
