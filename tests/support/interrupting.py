@@ -27,6 +27,7 @@ the point before. What a `__del__` does has no points: there CPython swallows Ct
 from __future__ import annotations
 
 import dis
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType, TracebackType
@@ -87,6 +88,9 @@ class Interrupted:
 
     def __enter__(self) -> Self:
         self._before = sys.gettrace(), sys.getprofile()
+        # A collection runs what others hang on it, such as a test tool's clock: not ours.
+        self._collects = gc.isenabled()
+        gc.disable()
         sys.settrace(self._trace)
         sys.setprofile(self._profile)
         return self
@@ -100,6 +104,8 @@ class Interrupted:
         self._busy = True
         sys.setprofile(self._before[1])
         sys.settrace(self._before[0])
+        if self._collects:
+            gc.enable()
 
     def _jumps(self, code: CodeType) -> frozenset[int] | None:
         try:

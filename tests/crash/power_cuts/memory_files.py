@@ -316,6 +316,10 @@ class MemoryFiles:
         if self.after_sync is not None:
             self.after_sync(path)
 
+    def clone(self, source_fd: int, target_fd: int) -> None:
+        # Like a file system whose files can't share blocks: whoever asks has to copy.
+        raise _error(errno.EOPNOTSUPP, self.path_of(target_fd))
+
     def sync_directory(self, path: str) -> None:
         # As with the real door, which opens and syncs whatever stands there.
         self._settle(self.look_up(path), path)
@@ -390,8 +394,28 @@ class MemoryFiles:
         self._log(Change("unlink", inode.number, place=(parent.number, name), path=path))
         self._drop_name(parent, name)
 
+    def link(self, source: str, target: str) -> None:
+        inode = self.look_up(source)
+        if inode.entries is not None:
+            raise _error(errno.EPERM, source)
+        parent, name = self._parent(target)
+        assert parent.entries is not None
+        if name in parent.entries:
+            raise _error(errno.EEXIST, target)
+        self.add_name(target, inode)
+
     def mkdir(self, path: str) -> None:
         self._new(path, directory=True)
+
+    def rmdir(self, path: str) -> None:
+        inode = self.look_up(path)
+        if inode.entries is None:
+            raise _error(errno.ENOTDIR, path)
+        if inode.entries:
+            raise _error(errno.ENOTEMPTY, path)
+        parent, name = self._parent(path)
+        self._log(Change("unlink", inode.number, place=(parent.number, name), path=path))
+        self._drop_name(parent, name)
 
     def listdir(self, path: str) -> list[str]:
         inode = self.look_up(path)
