@@ -398,10 +398,6 @@ class MemoryFiles:
         inode = self.look_up(source)
         if inode.entries is not None:
             raise _error(errno.EPERM, source)
-        parent, name = self._parent(target)
-        assert parent.entries is not None
-        if name in parent.entries:
-            raise _error(errno.EEXIST, target)
         self.add_name(target, inode)
 
     def mkdir(self, path: str) -> None:
