@@ -12,6 +12,9 @@ from batpak import canonical
 from batpak.coordinate import Coordinate
 from batpak.errors import KindMismatch, PayloadDetached, PayloadErased, PayloadUnreadable
 from batpak.event import (
+    CODEC_ENCRYPTED,
+    CODEC_PLAIN,
+    CODEC_SALTED,
     ROW,
     Event,
     EventSummary,
@@ -129,6 +132,7 @@ def test_an_id_of_our_own_carries_its_clock(hlc: int, random58: int) -> None:
 
 
 def test_an_envelope_is_opened_by_its_codec() -> None:
+    assert (CODEC_PLAIN, CODEC_SALTED, CODEC_ENCRYPTED) == (0, 1, 2)
     assert open_envelope(0, b"abc") == b"abc"
     assert open_envelope(1, b"s" * 16 + b"abc") == b"abc"
     for codec in (2, 3, 255):

@@ -434,3 +434,36 @@ def test_a_segment_that_may_only_be_read_is_not_written(tmp_path: Path) -> None:
     assert segment.read_bytes() == changed
     with Store.open(tmp_path, mode="r") as reader:
         assert notes(reader) == [0, 1, 2]
+
+
+class Overwriting(WatchedFiles):
+    """Notes which bytes of segments are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[tuple[int, int]] = []
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        written = super().pwrite(fd, data, offset)
+        if self._names[fd] == FIRST:
+            self.written.append((offset, offset + written))
+        return written
+
+
+def test_every_byte_that_may_not_be_on_the_disk_is_written_again(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, files=DISK, durability=Durability.OS, preallocate=0)
+    start = store.stats().segment_bytes
+    for _ in range(3):
+        store.append_raw(ALICE, NOTE, bytes(range(256)) * 5000)
+    end = store.stats().segment_bytes
+    store._writer.abandon()
+    store._writer.release()
+    files = Overwriting()
+    with Store.open(tmp_path, files=files) as again:
+        assert len(list(again.query(Region(kind=NOTE)))) == 3
+        at = start
+        for first, after in files.written:
+            if first == at < end:
+                at = after
+        assert at >= end > start + (3 << 20)
+    store.close()

@@ -299,9 +299,15 @@ def test_a_forked_writer_refuses_and_lets_go_of_its_descriptors(tmp_path: Path) 
     fds = {writer._lock_fd, writer._hint_fd, writer.log.segment.fd}
     assert all(os.fstat(fd) for fd in fds)
     # The parent's thread that held the lock does not exist in the child.
-    writer._append_lock.acquire()
-    writer._sync_lock.acquire()
+    gone = threading.Thread(
+        target=lambda: (writer._append_lock.acquire(), writer._sync_lock.acquire())
+    )
+    gone.start()
+    gone.join()
     writer.forked()
+    for lock in (writer._append_lock, writer._sync_lock):
+        assert lock.acquire(blocking=False)
+        lock.release()
     for fd in fds:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
@@ -394,3 +400,114 @@ def test_a_batch_that_is_too_large_is_refused_before_it_is_put_together(tmp_path
     journal.writer.commit([prepared(), prepared(BOB)])
     journal.writer.abandon()
     journal.writer.release()
+
+
+# --- what is refused once, or done once --------------------------------------------------------
+
+
+def test_a_segment_that_can_not_be_sealed_is_gone_on_with_later(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    store = rotating(tmp_path, files)
+    written = len(store)
+    files.refuse("truncate", FIRST, errno.EIO)
+    with pytest.raises(StorageFailed, match="can't seal the segment"):
+        store.append(ALICE, 0, kind=NOTE)
+    assert len(store) == written
+    assert os.listdir(tmp_path / "segments") == [FIRST]
+    files.refused.clear()
+    store.append(ALICE, 0, kind=NOTE)
+    assert len([n for n in os.listdir(tmp_path / "segments") if n.endswith(".seg")]) == 2
+    store.close()
+
+
+def test_a_close_that_can_not_cut_the_reserved_space_poisons(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    store = Store.open(tmp_path, files=files)
+    store.append(ALICE, 1, kind=NOTE)
+    files.refuse("truncate", FIRST, errno.EIO)
+    with pytest.raises(JournalPoisoned) as caught:
+        store.close()
+    assert isinstance(caught.value.cause, OSError)
+    with Store.open(tmp_path) as again:
+        assert [e.payload for e in again.query(Region(kind=NOTE))] == [1]
+
+
+class InNewSegment(Interrupting):
+    """Ctrl-C arrives when a new segment's header is written, and has no name yet."""
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        written = WatchedFiles.pwrite(self, fd, data, offset)
+        if self._names[fd].endswith(".tmp"):
+            self._after("pwrite")
+        return written
+
+
+def test_a_rotation_interrupted_before_its_name_stood_leaves_nothing(tmp_path: Path) -> None:
+    files = InNewSegment("pwrite")
+    store = rotating(tmp_path, files)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, 0, kind=NOTE)
+    assert any(name.endswith(".tmp") for name in os.listdir(tmp_path / "segments"))
+    store.sync()
+    store.append(ALICE, 1, kind=NOTE)
+    names = os.listdir(tmp_path / "segments")
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert len([name for name in names if name.endswith(".seg")]) == 2
+    store.close()
+
+
+def test_what_was_resolved_is_not_looked_at_again(tmp_path: Path) -> None:
+    files = Interrupting("pwrite")
+    store = Store.open(tmp_path, files=files, durability=Durability.OS)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, 0, kind=NOTE)
+    store.append(ALICE, 1, kind=NOTE)
+    before = files.count("fstat", ".seg")
+    for number in range(3):
+        store.append(ALICE, number, kind=NOTE)
+    assert files.count("fstat", ".seg") == before
+    store.close()
+
+
+def test_a_torn_write_that_was_cut_is_not_looked_at_again(tmp_path: Path) -> None:
+    class Torn(Interrupting):
+        def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+            return super().pwrite(fd, data[: len(data) // 2] if self.armed else data, offset)
+
+    files = Torn("pwrite")
+    store = Store.open(tmp_path, files=files, durability=Durability.OS)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, 0, kind=NOTE)
+    store.append(ALICE, 1, kind=NOTE)
+    before = files.count("fstat", ".seg"), files.count("truncate", ".seg")
+    for number in range(3):
+        store.append(ALICE, number, kind=NOTE)
+    assert (files.count("fstat", ".seg"), files.count("truncate", ".seg")) == before
+    assert [e.payload for e in store.query(Region(kind=NOTE))] == [1, 0, 1, 2]
+    store.close()
+
+
+def test_a_rotation_that_was_undone_is_not_looked_at_again(tmp_path: Path) -> None:
+    files = Interrupting("rename")
+    store = rotating(tmp_path, files)
+    files.refuse("rename", "*", errno.EIO)
+    with pytest.raises(StorageFailed):
+        store.append(ALICE, 0, kind=NOTE)
+    assert store._writer._writing is False
+    files.refused.clear()
+    store.append(ALICE, 0, kind=NOTE)
+    store.close()
+
+
+def test_refused_space_is_not_asked_for_at_every_append(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    files.refuse("allocate", "*", errno.ENOSPC)
+    with Store.open(tmp_path, files=files, durability=Durability.OS, preallocate=1 << 16) as store:
+        before = files.count("allocate", ".seg")
+        for number in range(20):
+            store.append(ALICE, number, kind=NOTE)
+        assert before == 1
+        assert files.count("allocate", ".seg") == 1
