@@ -21,7 +21,8 @@ keeps its lock after a Ctrl-C.
 
 Where a class written in C is called (an int, a struct, an iterator) CPython looks too and
 the profiler is silent: nothing but the new object exists by then, so the state is that of
-the point before. What a `__del__` does has no points: there CPython swallows Ctrl-C.
+the point before. What a `__del__` does, or the callback by which a WeakSet (of threads,
+say) forgets a dead member, has no points: there CPython swallows Ctrl-C.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _BACK = frozenset(
     for name, number in dis.opmap.items()
     if "JUMP_BACKWARD" in name and "NO_INTERRUPT" not in name
 )
+_FINALIZERS = ("__del__", "WeakSet.__init__.<locals>._remove")
 _WAITS = frozenset({"acquire", "__enter__"})
 
 
@@ -84,7 +86,7 @@ class Interrupted:
         """Where each code jumps back; None for a code that is spared."""
         self._busy = False
         self._finalizer: FrameType | None = None
-        """The outermost `__del__` under way."""
+        """The outermost finalizer under way."""
 
     def __enter__(self) -> Self:
         self._before = sys.gettrace(), sys.getprofile()
@@ -144,7 +146,7 @@ class Interrupted:
             if event == "return" and frame is self._finalizer:
                 self._finalizer = None
             return
-        if event == "call" and code.co_name == "__del__":
+        if event == "call" and code.co_qualname.endswith(_FINALIZERS):
             self._finalizer = frame
             return
         if self._jumps(code) is None:

@@ -344,10 +344,10 @@ store = Store.open(path, durability=MODES[mode], segment_max_bytes=1 << 15)
 acknowledged, theirs, stop = [], [], threading.Event()
 def others(name):
     for number in itertools.count():
-        if stop.is_set():
-            return
         store.append(Coordinate(f"worker:{name}", "s"), number, kind=NOTE)
         theirs.append((f"worker:{name}", number))
+        if stop.is_set():
+            return
 threads = [threading.Thread(target=others, args=(name,)) for name in range(3)]
 for thread in threads:
     thread.start()
@@ -379,7 +379,8 @@ def round_of(number):
     global allowed
     try:
         try:
-            allowed = 1 + (number % 4 == 0)
+            # Some get through, however slow the disk is.
+            allowed = 0 if number % 7 == 0 else 1 + (number % 4 == 0)
             operate(number)
             allowed = 0
             acknowledged.append(number)
