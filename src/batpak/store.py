@@ -65,7 +65,6 @@ from batpak.engine.submission import Pressure, Submission, SubmitQueue
 from batpak.engine.survey import checkpoint_sizes
 from batpak.engine.system import MAX_SEGMENTS, close_event, compaction_event, key_retired_event
 from batpak.engine.tree import Tree
-from batpak.engine.verify import verify_journal
 from batpak.errors import (
     BatpakError,
     EventNotFound,
@@ -413,6 +412,9 @@ class _Reading:
         """
         if level not in ("chain", "full"):
             raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
+        # Brings NumPy, which few processes need.
+        from batpak.engine.verify import verify_journal
+
         return verify_journal(
             self._files,
             self._layout,

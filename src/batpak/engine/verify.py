@@ -8,17 +8,17 @@ Source: docs/format.md, "Verifying".
 from __future__ import annotations
 
 import os
-import struct
 import time
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from batpak import canonical
 from batpak.coordinate import Coordinate
+from batpak.engine.bulk_check import KNOWN_FLAGS, Past, Run, Seal, check_run, foreign_places
 from batpak.engine.checkpoints import StoredCheckpoint, checkpoints_of
 from batpak.engine.erasing import is_erasure
 from batpak.engine.reading import LogReader
@@ -40,8 +40,6 @@ from batpak.event import (
     EVENT_PREFIX,
     NO_HASH,
     NO_ID,
-    ROW,
-    ROW_SIZE,
     SALT_SIZE,
     Event,
     EventSummary,
@@ -55,10 +53,7 @@ from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 from batpak.journal.reading import SegmentReader
 from batpak.journal.record import (
-    COMMIT,
-    EAGER,
     MAGIC,
-    MAX_RECORD_BYTES,
     RECORD_HEADER_SIZE,
     Chain,
     Invalid,
@@ -71,20 +66,20 @@ from batpak.journal.record import (
 )
 from batpak.journal.recovery import first_chain, last_nonzero, walk
 from batpak.kinds import SYSTEM_ERASURE
+from batpak.proof.merkle import HASH_SIZE
 from batpak.proof.notes import Key, Note
 from batpak.receipt import MAX_EXTENSIONS_BYTES
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = ["verify_journal"]
 
-_KNOWN_FLAGS = 0x1FF
-_PROGRESS_BYTES = 4 << 20
-_WINDOW = 8 << 20
-_WINDOW_MIN = RECORD_HEADER_SIZE
-_GENESIS = (0, NO_HASH)
-_EARLIEST = -(1 << 63)
-_NOTHING: dict[bytes, tuple[int, bytes]] = {}
-_HEADER = struct.Struct("<4sIIIIIQQIIBBH8sI")
-_PLACE = struct.Struct("<Q")
+_WINDOW = 1 << 20
+"""Bytes that are checked in bulk at once; what is read of them should stay in a cache."""
+_MANY = 256
+_FEW = 64
 _ERASURE = SYSTEM_ERASURE.raw
 _RESERVED = RESERVED_ENTITY_PREFIX.encode()
 
@@ -102,12 +97,10 @@ class _State:
     done: int = 0
     sequence: int = 0
     epoch: int = 0
-    hlc: int = 0
+    past: Past = field(default_factory=Past)
     last_hash: bytes = NO_HASH
-    heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
-    timestamp_us: int = 0
-    timestamp_epoch: int = -1
-    scopes: set[bytes] = field(default_factory=set[bytes])
+    closely: int = 1
+    """How many records are looked at one by one before the next are checked in bulk."""
     foreign: dict[bytes, tuple[int, str]] = field(default_factory=dict[bytes, tuple[int, str]])
     """Ids that do not carry their HLC, their event and its file; the others differ by it."""
     salt: bytes = b""
@@ -118,8 +111,6 @@ class _State:
         default_factory=dict[str, "tuple[array[int], array[int]]"]
     )
     """By file: sequences of users' events without a payload, and where their rows stand."""
-    after_gap: bool = False
-    """After a gap an entity's first event can't be checked against its predecessor."""
     tree: RunningRoot | None = None
     """None when no root is asked for, or the events have a gap."""
     checkpoints: list[StoredCheckpoint] = field(default_factory=list[StoredCheckpoint])
@@ -212,18 +203,18 @@ def _report_checkpoint(
     state.report.findings.append(Finding(code, path, None, None, message, expected, found))
 
 
-def _grow_tree(state: _State, layout: Layout, hashes: list[bytes]) -> None:
+def _grow_tree(state: _State, layout: Layout, hashes: bytes) -> None:
     """Add event hashes to the tree, and look at its root wherever a checkpoint was signed."""
     tree = state.tree
     if tree is None:
         return
     waiting, at = state.checkpoints, 0
-    while waiting and waiting[-1].size <= tree.size + len(hashes) - at:
-        stop = at + waiting[-1].size - tree.size
-        tree.add(b"".join(hashes[at:stop]))
+    while waiting and waiting[-1].size <= tree.size + (len(hashes) - at) // HASH_SIZE:
+        stop = at + HASH_SIZE * (waiting[-1].size - tree.size)
+        tree.add(hashes[at:stop])
         at = stop
         _compare_root(layout, state, waiting.pop(), tree.root)
-    tree.add(b"".join(hashes[at:]))
+    tree.add(hashes[at:])
 
 
 def _compare_root(layout: Layout, state: _State, stored: StoredCheckpoint, root: bytes) -> None:
@@ -293,7 +284,7 @@ def _check_segment(
                 f"events {state.sequence} to {base - 1} are missing", state.sequence, base,
             )  # fmt: skip
             _skip_to(state, base)
-        elif header.prev_event_hash != state.last_hash and not state.after_gap:
+        elif header.prev_event_hash != state.last_hash and not state.past.after_gap:
             _add(
                 state, "splice", path, 80, base, "the segment continues another history",
                 state.last_hash.hex(), header.prev_event_hash.hex(),
@@ -317,8 +308,8 @@ def _settle_index(log: LogReader, base: int, salt: bytes) -> None:
 
 def _skip_to(state: _State, sequence: int) -> None:
     state.sequence = sequence
-    state.heads.clear()
-    state.after_gap = True
+    state.past.heads.clear()
+    state.past.after_gap = True
     # What a root would have to be over is not there.
     state.tree = None
 
@@ -341,9 +332,12 @@ def _check_records(
         )  # fmt: skip
     read, begun = reader.read, state.done
     end = min(state.bound, successor) if successor is not None else state.bound
+    seal, closely = Seal(salt_state), 0
     while True:
-        chain = _check_whole_records(layout, reader, size, chain, salt_state, end, begun, state)
-        # What the fast loop leaves is damaged, unusual or behind the end: look closely.
+        if not closely:
+            chain = _check_ordinary_records(layout, reader, size, chain, seal, end, begun, state)
+            closely = state.closely
+        # What was left is damaged, unusual or behind the end.
         record = read_record(read, size, chain, salt_state)
         if isinstance(record, Invalid):
             if chain.sequence >= end:
@@ -356,6 +350,7 @@ def _check_records(
         if record.rows and record.header.base_sequence >= state.bound:
             break
         _check_record(layout, reader, record, salt_state, state)
+        closely -= 1
         chain = record.chain
         state.sequence = chain.sequence
     state.done = begun + size
@@ -369,147 +364,45 @@ def _check_records(
         )  # fmt: skip
 
 
-def _check_whole_records(
-    layout: Layout,
-    reader: SegmentReader,
-    size: int,
-    chain: Chain,
-    salt_state: int,
-    end: int,
-    begun: int,
-    state: _State,
-) -> Chain:
-    """Check records in one tight loop for as long as nothing at all is wrong.
+def _check_ordinary_records(
+    layout: Layout, reader: SegmentReader, size: int, chain: Chain, seal: Seal, end: int,
+    begun: int, state: _State,
+) -> Chain:  # fmt: skip
+    """Check records in bulk for as long as nothing at all is wrong with them.
 
-    The same rules as `read_record` and `_check_record`, which name what is wrong with
-    the record that this loop stops before. Nothing of such a record is remembered.
+    `read_record` and `_check_record` look closely at the record that this stops before,
+    and at the next `state.closely` ones: an attempt costs as much as a few of them.
     """
-    offset, sequence, prev_crc, epoch = chain
-    heads, full, after_gap = state.heads, state.full, state.after_gap
-    hlc, timestamp_us, timestamp_epoch = state.hlc, state.timestamp_us, state.timestamp_epoch
-    scopes = state.scopes
-    hashes: list[bytes] = []
-    ids: list[bytes] = []
-    hlcs, places = array("Q"), array("I")
-    hasher = blake3()
-    reset, update, digest = hasher.reset, hasher.update, hasher.digest
-    crc32, header_of, rows_of = zlib.crc32, _HEADER.unpack_from, ROW.iter_unpack
-    prefix, content_prefix, eight = EVENT_PREFIX, CONTENT_PREFIX, bytes(8)
-    since = events = records = 0
-    entity, clock = b"", 0
-    while offset + _WINDOW_MIN <= size and sequence < end:
-        limit = min(offset + _WINDOW, size)
-        window = reader.read(offset, limit - offset)
-        at, stop = 0, len(window) - RECORD_HEADER_SIZE
-        before = offset
-        while at <= stop and sequence < end:
-            (
-                magic, head_crc, head_len, body_len, body_crc, previous_crc, base, durable,
-                record_epoch, count, kind, version, flags, reserved, header_crc,
-            ) = header_of(window, at)  # fmt: skip
-            head_at = at + RECORD_HEADER_SIZE
-            body_at = head_at + head_len
-            after = body_at + body_len
-            if after > len(window):
-                break
-            rows_len = ROW_SIZE * count
-            if (
-                magic != MAGIC or kind != COMMIT or version != 1 or flags & ~EAGER or not count
-                or reserved != eight or previous_crc != prev_crc or base != sequence
-                or record_epoch < epoch or durable > base or rows_len > head_len
-                or head_len & 7 or body_len & 7
-                or head_len + body_len > MAX_RECORD_BYTES - 8 - 4 * count
-                or crc32(_PLACE.pack(offset + at) + window[at + 8 : at + 60], salt_state)
-                != header_crc
-                or crc32(window[at + 8 : body_at], salt_state) != head_crc
-                or (full and crc32(window[body_at:after], salt_state) != body_crc)
-            ):  # fmt: skip
-                break
-            row_at, meta_at, envelope_at = head_at, head_at + rows_len, body_at
-            fresh: dict[bytes, tuple[int, bytes]] = {} if count > 1 else _NOTHING
-            mark = len(hashes)
-            record_hlc = hlc
-            record_us = timestamp_us if record_epoch == timestamp_epoch else _EARLIEST
-            for (
-                row_sequence, event_id, correlation, _, time_us, row_hlc, clock, _, _, ext, raw, _,
-                row_flags, entity_len, scope_len, row_version, codec, envelope_len, zero,
-                row_content, row_previous,
-            ) in rows_of(window[head_at : head_at + rows_len]):  # fmt: skip
-                meta = window[meta_at : meta_at + entity_len + scope_len + ext]
-                entity = meta[:entity_len]
-                head = fresh.get(entity) or heads.get(entity)
-                if head is None and _is_name(entity):
-                    head = (clock, row_previous) if after_gap else _GENESIS
-                scope = meta[entity_len:]
-                if (
-                    head is None or row_sequence != sequence or row_previous != head[1]
-                    or clock != head[0] or (row_hlc <= record_hlc and sequence)
-                    or time_us < record_us or row_version != 1 or zero or ext or raw == _ERASURE
-                    or not 0 < entity_len <= 1024 or not 0 < scope_len <= 1024
-                    or row_flags > _KNOWN_FLAGS or event_id == NO_ID or correlation == NO_ID
-                    or (envelope_len < SALT_SIZE and codec == CODEC_SALTED)
-                    or (scope not in scopes and not _is_name(scope))
-                ):  # fmt: skip
-                    break
-                if full:
-                    reset()
-                    update(content_prefix[codec] + window[envelope_at : envelope_at + envelope_len])
-                    if digest() != row_content:
-                        break
-                reset()
-                update(prefix + window[row_at : row_at + ROW_SIZE] + meta)
-                last = digest()
-                head = (clock + 1, last)
-                if count > 1:
-                    fresh[entity] = head
-                hashes.append(last)
-                ids.append(event_id)
-                hlcs.append(row_hlc)
-                scopes.add(scope)
-                record_hlc, record_us = row_hlc, time_us
-                row_at += ROW_SIZE
-                meta_at += len(meta)
-                envelope_at += envelope_len
-                sequence += 1
-            else:
-                whole = meta_at + 7 & ~7 == body_at and envelope_at + 7 & ~7 == after
-                if (
-                    whole
-                    and not window[meta_at:body_at].strip(b"\0")
-                    and not (full and window[envelope_at:after].strip(b"\0"))
-                ):
-                    if count > 1:
-                        heads.update(fresh)
-                        end_of_rows = offset + head_at + rows_len
-                        places.extend(range(offset + head_at, end_of_rows, ROW_SIZE))
-                    else:
-                        heads[entity] = (clock + 1, hashes[-1])
-                        places.append(offset + head_at)
-                    hlc, timestamp_us, timestamp_epoch = record_hlc, record_us, record_epoch
-                    prev_crc, epoch = head_crc, record_epoch
-                    at = after
-                    events += count
-                    records += 1
-                    continue
-            sequence = base
-            del hashes[mark:], ids[mark:], hlcs[mark:]
+    report = state.report
+    while chain.sequence < end and size - chain.offset >= RECORD_HEADER_SIZE:
+        window = reader.read(chain.offset, min(_WINDOW, size - chain.offset))
+        run = check_run(
+            window, chain, end, seal, state.past,
+            full=state.full, is_name=_is_name, are_extensions=_are_extensions,
+        )  # fmt: skip
+        if run is not None:
+            _take_in(layout, reader.path, chain.sequence, run, state)
+            chain = run.chain
+            report.events += run.events
+            report.records += run.records
+            state.sequence = chain.sequence
+        if state.progress is not None:
+            state.progress(begun + chain.offset, state.total)
+        if run is None or not run.is_whole:
+            # Where ordinary records are rare, an attempt costs more than it brings.
+            is_worth_it = run is not None and run.records >= _FEW
+            state.closely = 1 if is_worth_it else min(2 * state.closely, _MANY)
             break
-        offset += at
-        if state.progress is not None and offset - since >= _PROGRESS_BYTES:
-            since = offset
-            state.progress(begun + offset, state.total)
-        if offset == before:
-            break
-    if hashes:
-        _compare_with_index(state, reader.path, chain.sequence, hashes, places)
-        state.last_hash = hashes[-1]
-        _remember_foreign(state, reader.path, chain.sequence, ids, hlcs)
-        _grow_tree(state, layout, hashes)
-    state.hlc, state.sequence = hlc, sequence
-    state.timestamp_us, state.timestamp_epoch = timestamp_us, timestamp_epoch
-    state.report.events += events
-    state.report.records += records
-    return Chain(offset, sequence, prev_crc, epoch)
+    return chain
+
+
+def _take_in(layout: Layout, path: str, first: int, run: Run, state: _State) -> None:
+    """Compare what was accepted with what other files say of it, and remember it."""
+    _compare_with_index(state, path, first, run.hashes, run.places)
+    state.last_hash = run.hashes[-32:]
+    for place in foreign_places(run.ids, run.hlcs):
+        _check_foreign(state, path, first + place, run.ids[place].tobytes())
+    _grow_tree(state, layout, run.hashes)
 
 
 def _is_name(name: bytes) -> bool:
@@ -519,22 +412,6 @@ def _is_name(name: bytes) -> bool:
     except CoordinateError:
         return False
     return True
-
-
-def _remember_foreign(
-    state: _State, path: str, first: int, ids: list[bytes], hlcs: array[int]
-) -> None:
-    """Keep the ids that are not ours for their HLC: only those can be there twice."""
-    import numpy as np
-
-    pairs = np.frombuffer(b"".join(ids), ">u8").reshape(-1, 2)
-    clock = np.frombuffer(hlcs, np.uint64)
-    low16 = clock & np.uint64(0xFFFF)
-    high = (clock & np.uint64(0xFFFFFFFFFFFF0000)) | np.uint64(0x7000) | (low16 >> np.uint64(4))
-    top = np.uint64(0x20) | (clock & np.uint64(0xF))
-    own = (pairs[:, 0] == high) & (pairs[:, 1] >> np.uint64(58) == top)
-    for place in np.flatnonzero(~own).tolist():
-        _check_foreign(state, path, first + place, ids[place])
 
 
 def _check_foreign(state: _State, path: str, sequence: int, event_id: bytes) -> None:
@@ -561,23 +438,22 @@ def _check_foreign_against_own(state: _State, reader: LogReader) -> None:
 
 
 def _compare_with_index(
-    state: _State, path: str, first: int, hashes: list[bytes], places: array[int]
+    state: _State, path: str, first: int, hashes: bytes, places: NDArray[np.uint32]
 ) -> None:
     """Report each event from `first` on that the index knows otherwise."""
-    end = first + len(hashes)
+    end = first + len(places)
     for slot in state.index.slots:
         low, high = max(first, slot.first), min(end, slot.part.end)
         # After a rewrite that the index has not seen, its offsets are another file's.
         if low >= high or slot.part.salt != state.salt:
             continue
-        mine = b"".join(hashes[low - first : high - first]), places[low - first : high - first]
-        if slot.part.located(low - slot.first, high - slot.first) == (mine[0], mine[1].tobytes()):
+        mine = hashes[HASH_SIZE * (low - first) : HASH_SIZE * (high - first)]
+        at = places[low - first : high - first]
+        if slot.part.located(low - slot.first, high - slot.first) == (mine, at.tobytes()):
             continue
-        for sequence in range(low, high):
-            known, offset, _, _ = slot.part.locate(sequence - slot.first)
-            digest = hashes[sequence - first]
-            if known != digest or offset != places[sequence - first]:
-                _report_index(state, path, sequence, digest, known)
+        for place, row_offset in enumerate(at.tolist()):
+            digest = mine[HASH_SIZE * place : HASH_SIZE * (place + 1)]
+            _compare_index(state.index, row_offset, digest, low + place, path, state)
 
 
 def _report_gap(
@@ -621,7 +497,7 @@ def _check_record(
     if state.full:
         body = reader.read(record.body_offset, record.header.body_len)
         wrong = check_body(record, body, salt_state)
-    heads, index = state.heads, state.index
+    heads, index = state.past.heads, state.index
     body_at = record.body_offset
     for event in record.events(reader.read):
         row = event.row
@@ -629,7 +505,7 @@ def _check_record(
         digest = blake3(EVENT_PREFIX + event.row_bytes + event.metadata).digest()
         entity = event.entity
         head = heads.get(entity)
-        if head is None and state.after_gap:
+        if head is None and state.past.after_gap:
             head = (row.clock, row.prev_hash)
         clock, previous = head or (0, NO_HASH)
         if row.prev_hash != previous:
@@ -644,21 +520,21 @@ def _check_record(
                 f"event {sequence} has the wrong place in its entity's stream", clock, row.clock,
             )  # fmt: skip
         heads[entity] = (row.clock + 1, digest)
-        if row.hlc <= state.hlc and sequence:
+        if row.hlc <= state.past.hlc and sequence:
             _add(
                 state, "hlc", path, event.row_offset, sequence,
-                f"the hybrid clock of event {sequence} does not increase", state.hlc, row.hlc,
+                f"the hybrid clock of event {sequence} does not increase", state.past.hlc, row.hlc,
             )  # fmt: skip
-        state.hlc = row.hlc
+        state.past.hlc = row.hlc
         state.last_hash = digest
-        same_epoch = record.header.epoch == state.timestamp_epoch
-        if same_epoch and row.timestamp_us < state.timestamp_us:
+        same_epoch = record.header.epoch == state.past.timestamp_epoch
+        if same_epoch and row.timestamp_us < state.past.timestamp_us:
             _add(
                 state, "timestamp", path, event.row_offset, sequence,
                 f"event {sequence} is earlier than the one before it, of the same writer",
-                state.timestamp_us, row.timestamp_us,
+                state.past.timestamp_us, row.timestamp_us,
             )  # fmt: skip
-        state.timestamp_us, state.timestamp_epoch = row.timestamp_us, record.header.epoch
+        state.past.timestamp_us, state.past.timestamp_epoch = row.timestamp_us, record.header.epoch
         _check_names(state, path, event)
         if is_foreign(row.event_id, row.hlc):
             _check_foreign(state, path, sequence, row.event_id)
@@ -668,7 +544,7 @@ def _check_record(
                 f"the envelope of event {sequence} is shorter than its salt",
                 SALT_SIZE, row.envelope_len,
             )  # fmt: skip
-        if row.flags & ~_KNOWN_FLAGS or row.event_id == NO_ID or row.correlation_id == NO_ID:
+        if row.flags & ~KNOWN_FLAGS or row.event_id == NO_ID or row.correlation_id == NO_ID:
             _add(
                 state, "row-field", path, event.row_offset, sequence,
                 f"event {sequence} has a flag or an id that can't be",
@@ -694,7 +570,7 @@ def _check_record(
             sequences, places = state.absent.setdefault(path, (array("Q"), array("Q")))
             sequences.append(sequence)
             places.append(event.row_offset)
-        _grow_tree(state, layout, [digest])
+        _grow_tree(state, layout, digest)
         _compare_index(index, event.row_offset, digest, sequence, path, state)
     if wrong is not None:
         _add(
@@ -792,18 +668,22 @@ def _check_names(state: _State, path: str, event: StoredEvent) -> None:
             f"event {row.sequence} has an entity or scope that no coordinate may have",
         )  # fmt: skip
     data = event.metadata[row.entity_len + row.scope_len :]
-    if not data:
-        return
-    try:
-        found = canonical.decode(data, dict[str, bytes], strict=True)
-        whole = bool(found) and list(found) == sorted(found, key=str.encode)
-    except CanonicalError:
-        whole = False
-    if not whole or len(data) > MAX_EXTENSIONS_BYTES:
+    if data and not _are_extensions(data):
         _add(
             state, "extensions", path, event.metadata_offset, row.sequence,
             f"the extensions of event {row.sequence} are not in their canonical form",
         )  # fmt: skip
+
+
+def _are_extensions(data: bytes) -> bool:
+    """Whether these bytes are what a writer makes of some extensions."""
+    if len(data) > MAX_EXTENSIONS_BYTES:
+        return False
+    try:
+        found = canonical.decode(data, dict[str, bytes], strict=True)
+    except CanonicalError:
+        return False
+    return bool(found) and list(found) == sorted(found, key=str.encode)
 
 
 def _compare_index(
