@@ -1,0 +1,154 @@
+"""`verify` has two forms of one rule, in columns and record by record: they must agree.
+
+Whatever is done to a segment, by chance or by a forger who makes every checksum right
+again, both must name the same things. The segment has each shape of record: single
+events, batches, extensions, other codecs, erased payloads.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batpak import Coordinate, Durability, EventKind, Item, Store
+from batpak.engine import verify as verify_room
+from tests.support.faulty_files import DISK
+
+NOTED = EventKind(0xF, 1)
+HEADER, RECORD_HEADER, SALT = 128, 64, slice(64, 80)
+FIELDS = struct.Struct("<4sIIIIIQQIIBBH8sIQ16s16s16sqQIIIIHHHHHBBIQ32s32s")
+"""Of a record's header, then of its first row."""
+OPTIONS: dict[str, Any] = {"durability": Durability.OS, "preallocate": 0}
+
+
+def place(i: int) -> Coordinate:
+    return Coordinate(f"thing:{i % 5}", "shelf" if i % 3 else "box:1")
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("forms") / "journal"
+    with Store.open(path, files=DISK, **OPTIONS) as store:
+        for i in range(24):
+            store.append_raw(place(i), NOTED, b"\xa1n" + bytes([i]) * (i % 7 == 0))
+        store.append_many([Item(place(i), {"n": i}, kind=NOTED) for i in range(6)])
+        for i in range(8):
+            store.append(place(i), {"n": i}, kind=NOTED, extensions={f"note.n{i}": b"\x01"})
+        gone = store.append(place(1), {"name": "Ada"}, kind=NOTED)
+        store.erase([gone.sequence], reason="asked for")
+        for i in range(12):
+            store.append(place(i), {"n": i}, kind=NOTED)
+    return path
+
+
+@pytest.fixture(scope="module")
+def copy(journal: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("forms-copy") / "journal"
+    shutil.copytree(journal, path)
+    return path
+
+
+def segment_of(path: Path) -> Path:
+    (found,) = path.glob("segments/*.seg")
+    return found
+
+
+def records(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Where each record, its payload section and the next record begin, as far as they fit."""
+    at = HEADER
+    while at + RECORD_HEADER <= len(data):
+        head_len, body_len = struct.unpack_from("<II", data, at + 8)
+        body = at + RECORD_HEADER + head_len
+        if not data[at] or body + body_len > len(data):
+            return
+        yield at, body, body + body_len
+        at = body + body_len
+
+
+def fields() -> Iterator[tuple[int, int]]:
+    """Where each field begins and ends, from the record's beginning on."""
+    at = 0
+    for one in re.findall(r"\d*[a-zA-Z]", FIELDS.format):
+        end = at + struct.calcsize("<" + one)
+        yield at, end
+        at = end
+
+
+def resealed(data: bytearray) -> bytes:
+    """The segment with every checksum made right, as a forger would."""
+    salt, previous = zlib.crc32(data[SALT]), struct.unpack_from("<I", data, HEADER + 20)[0]
+    for at, body, after in list(records(data)):
+        struct.pack_into("<II", data, at + 16, zlib.crc32(data[body:after], salt), previous)
+        placed = struct.pack("<Q", at) + data[at + 8 : at + 60]
+        struct.pack_into("<I", data, at + 60, zlib.crc32(placed, salt))
+        previous = zlib.crc32(data[at + 8 : body], salt)
+        struct.pack_into("<I", data, at + 4, previous)
+    return bytes(data)
+
+
+def findings(path: Path, level: str) -> list[tuple[Any, ...]]:
+    with Store.open(path, mode="r") as store:
+        report = store.verify(level)
+    return [
+        (report.events, report.records, report.root),
+        *((f.code, f.offset, f.sequence, f.found) for f in report.findings),
+    ]
+
+
+def one_by_one(*_: object, **__: object) -> None:
+    """In the place of the form in columns: accept nothing."""
+
+
+def both(path: Path, level: str) -> list[tuple[Any, ...]]:
+    in_columns = findings(path, level)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_room, "check_run", one_by_one)
+        assert findings(path, level) == in_columns
+    return in_columns
+
+
+@pytest.mark.parametrize("level", ["chain", "full"])
+def test_they_agree_on_a_whole_journal(journal: Path, level: str) -> None:
+    (totals,) = both(journal, level)
+    assert totals[0] >= 54
+
+
+@given(data=st.data(), flip=st.integers(1, 255), seal=st.booleans())
+def test_they_agree_on_a_changed_byte(
+    journal: Path, copy: Path, data: st.DataObject, flip: int, seal: bool
+) -> None:
+    whole = bytearray(segment_of(journal).read_bytes())
+    at, _, after = data.draw(st.sampled_from(list(records(whole))))
+    # Each field of the format is as likely as all names and payloads together.
+    start, end = data.draw(st.sampled_from([*fields(), (0, after - at)]))
+    whole[at + data.draw(st.integers(start, end - 1))] ^= flip
+    segment_of(copy).write_bytes(resealed(whole) if seal else bytes(whole))
+    both(copy, data.draw(st.sampled_from(["chain", "full"])))
+
+
+def test_a_long_journal_is_named_to_the_event(tmp_path: Path) -> None:
+    """More than one step of the form in columns, odd records between ordinary ones."""
+    path = tmp_path / "journal"
+    with Store.open(path, files=DISK, **OPTIONS) as store:
+        for i in range(4000):
+            extensions = {"note.n": b"\x01"} if i % 900 == 0 else None
+            store.append(place(i), {"n": i, "pad": "x" * 200}, kind=NOTED, extensions=extensions)
+    (totals,) = both(path, "full")
+    segment = segment_of(path)
+    whole = bytearray(segment.read_bytes())
+    third = list(records(whole))[3456]
+    whole[third[2] - 24] ^= 1
+    segment.write_bytes(whole)
+    damaged = both(path, "full")
+    assert damaged[0][:2] == totals[:2]
+    (found,) = damaged[1:]
+    assert found[0] == "content-hash" and third[1] <= found[1] < third[2]
