@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
@@ -129,14 +129,17 @@ def content_hash(codec: int, envelope: bytes) -> bytes:
     return blake3(CONTENT_PREFIX[codec] + envelope).digest()
 
 
+_ID: Final[Callable[[bytes], tuple[int, int]]] = struct.Struct(">QB7x").unpack
+
+
 def hlc_of_id(event_id: bytes) -> int:
     """The HLC that an id of our own making carries; any other id gives some number.
 
     Layout: 48 bits of milliseconds, version nibble, 12 counter bits, variant,
     4 counter bits, 58 random bits.
     """
-    high = int.from_bytes(event_id[:8], "big")
-    return (high >> 16) << 16 | (high & 0xFFF) << 4 | (event_id[8] >> 2) & 0xF
+    high, low = _ID(event_id)
+    return (high >> 16) << 16 | (high & 0xFFF) << 4 | (low >> 2) & 0xF
 
 
 def is_foreign(event_id: bytes, hlc: int) -> bool:

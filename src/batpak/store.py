@@ -1737,9 +1737,7 @@ class Store(_Reading):
         return Frontier(written, written, bound, visible, visible)
 
     def _bound(self) -> int:
-        writer = self._writer
-        writer.check_readable()
-        return writer.visible
+        return self._writer.readable()
 
     def _settle(self) -> Place:
         writer = self._writer

@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -27,17 +27,22 @@ NOTED = EventKind(0xF, 1)
 HEADER, RECORD_HEADER, SALT = 128, 64, slice(64, 80)
 FIELDS = struct.Struct("<4sIIIIIQQIIBBH8sIQ16s16s16sqQIIIIHHHHHBBIQ32s32s")
 """Of a record's header, then of its first row."""
-OPTIONS: dict[str, Any] = {"durability": Durability.OS, "preallocate": 0}
+Level = Literal["chain", "full"]
+LEVELS: tuple[Level, Level] = ("chain", "full")
 
 
 def place(i: int) -> Coordinate:
     return Coordinate(f"thing:{i % 5}", "shelf" if i % 3 else "box:1")
 
 
+def opened(path: Path) -> Store:
+    return Store.open(path, files=DISK, durability=Durability.OS, preallocate=0)
+
+
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("forms") / "journal"
-    with Store.open(path, files=DISK, **OPTIONS) as store:
+    with opened(path) as store:
         for i in range(24):
             store.append_raw(place(i), NOTED, b"\xa1n" + bytes([i]) * (i % 7 == 0))
         store.append_many([Item(place(i), {"n": i}, kind=NOTED) for i in range(6)])
@@ -62,7 +67,7 @@ def segment_of(path: Path) -> Path:
     return found
 
 
-def records(data: bytes) -> Iterator[tuple[int, int, int]]:
+def records(data: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
     """Where each record, its payload section and the next record begin, as far as they fit."""
     at = HEADER
     while at + RECORD_HEADER <= len(data):
@@ -95,7 +100,7 @@ def resealed(data: bytearray) -> bytes:
     return bytes(data)
 
 
-def findings(path: Path, level: str) -> list[tuple[Any, ...]]:
+def findings(path: Path, level: Level) -> list[tuple[Any, ...]]:
     with Store.open(path, mode="r") as store:
         report = store.verify(level)
     return [
@@ -108,7 +113,7 @@ def one_by_one(*_: object, **__: object) -> None:
     """In the place of the form in columns: accept nothing."""
 
 
-def both(path: Path, level: str) -> list[tuple[Any, ...]]:
+def both(path: Path, level: Level) -> list[tuple[Any, ...]]:
     in_columns = findings(path, level)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify_room, "check_run", one_by_one)
@@ -116,8 +121,8 @@ def both(path: Path, level: str) -> list[tuple[Any, ...]]:
     return in_columns
 
 
-@pytest.mark.parametrize("level", ["chain", "full"])
-def test_they_agree_on_a_whole_journal(journal: Path, level: str) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_they_agree_on_a_whole_journal(journal: Path, level: Level) -> None:
     (totals,) = both(journal, level)
     assert totals[0] >= 54
 
@@ -132,13 +137,13 @@ def test_they_agree_on_a_changed_byte(
     start, end = data.draw(st.sampled_from([*fields(), (0, after - at)]))
     whole[at + data.draw(st.integers(start, end - 1))] ^= flip
     segment_of(copy).write_bytes(resealed(whole) if seal else bytes(whole))
-    both(copy, data.draw(st.sampled_from(["chain", "full"])))
+    both(copy, data.draw(st.sampled_from(LEVELS)))
 
 
 def test_a_long_journal_is_named_to_the_event(tmp_path: Path) -> None:
     """More than one step of the form in columns, odd records between ordinary ones."""
     path = tmp_path / "journal"
-    with Store.open(path, files=DISK, **OPTIONS) as store:
+    with opened(path) as store:
         for i in range(4000):
             extensions = {"note.n": b"\x01"} if i % 900 == 0 else None
             store.append(place(i), {"n": i, "pad": "x" * 200}, kind=NOTED, extensions=extensions)
@@ -151,4 +156,5 @@ def test_a_long_journal_is_named_to_the_event(tmp_path: Path) -> None:
     damaged = both(path, "full")
     assert damaged[0][:2] == totals[:2]
     (found,) = damaged[1:]
-    assert found[0] == "content-hash" and third[1] <= found[1] < third[2]
+    assert found[0] == "content-hash"
+    assert third[1] <= found[1] < third[2]

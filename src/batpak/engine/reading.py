@@ -10,6 +10,7 @@ salt. Where compaction put another file in its place, the part is made anew, onc
 
 from __future__ import annotations
 
+import mmap
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from batpak.index.parts import Index, Slot
 from batpak.index.query import Query
 from batpak.index.runs import Runs
 from batpak.journal.header import HEADER_SIZE
-from batpak.journal.reading import SegmentPool, SegmentReader, SegmentReplaced
+from batpak.journal.reading import Positional, SegmentPool, SegmentReader, SegmentReplaced
 from batpak.journal.record import DETACHED, RECORD_HEADER_SIZE, decode_header, salt_crc
 from batpak.journal.writer import Head
 
@@ -42,6 +43,8 @@ _needed: Final[Callable[[bytes], tuple[int, int, int, int, int, int, int, bytes]
 """Of a row: sequence, extensions_len, entity_len, scope_len, row_version, codec,
 envelope_len, content_hash."""
 _CHUNK: Final = 1024
+_MAX_WINDOW: Final = 1 << 20
+"""Bytes of a segment that are read at once for a chunk of rows."""
 _RESERVED: Final = b"batpak:"
 T = TypeVar("T")
 
@@ -56,6 +59,8 @@ class LogReader:
         """Events whose payload is refused, whatever the segments still hold; None for none."""
         self.renew_part: Callable[[int], None] | None = None
         """Makes the part of a segment anew whose file was replaced, and puts it in the index."""
+        self._hashers: list[blake3] = []
+        """Ready to be used again, as many as threads read at once: a new one costs more."""
         self.renewing = threading.RLock()
         """Held while a segment's file and its part are two generations."""
 
@@ -107,54 +112,67 @@ class LogReader:
         With `event_hash`, the row's hash is recomputed too. Raises JournalCorrupt,
         PayloadDamaged.
         """
-        return self._at(sequence, event_hash, self.erased)
+        return self._at(self.index.slot_of(sequence), sequence, event_hash, self.erased)
 
     def stored(self, sequence: int) -> Event:
         """As `at`, whether or not the payload was erased: for what reads erasures."""
-        return self._at(sequence, True, None)
+        return self._at(self.index.slot_of(sequence), sequence, True, None)
 
-    def _at(self, sequence: int, event_hash: bool, erased: Runs | None) -> Event:
-        slot = self.index.slot_of(sequence)
+    def _at(self, slot: Slot, sequence: int, event_hash: bool, erased: Runs | None) -> Event:
         try:
             reader = self.pool.get(slot.segment_base, slot.part.salt)
         except SegmentReplaced:
             slot, reader = self.pair(sequence)
         digest, row_at, metadata_at, envelope_at = slot.part.locate(sequence - slot.first)
-        row = reader.view(row_at + ROW_SIZE)[row_at : row_at + ROW_SIZE]
-        if len(row) < ROW_SIZE:
+        view = reader.view(row_at + 176)
+        row = view[row_at : row_at + 176]
+        if len(row) < 176:
             raise self._lost_row(slot, sequence, row_at)
         found, ext, entity, scope, _, codec, size, content = _needed(row)
-        metadata_end = metadata_at + entity + scope + ext
-        end = envelope_at + size
-        view = reader.view(end if end > metadata_end else metadata_end)
-        metadata = view[metadata_at:metadata_end]
+        if not envelope_at:
+            size = 0
+        metadata_end, end = metadata_at + entity + scope + ext, envelope_at + size
+        metadata, envelope = view[metadata_at:metadata_end], view[envelope_at:end]
+        if len(envelope) < size or len(metadata) < metadata_end - metadata_at:
+            # The row stood at the end of the map.
+            view = reader.view(max(end, metadata_end))
+            metadata, envelope = view[metadata_at:metadata_end], view[envelope_at:end]
         if found != sequence:
             raise self._lost_row(slot, sequence, row_at)
-        if event_hash and blake3(EVENT_PREFIX + row + metadata).digest() != digest:
-            raise JournalCorrupt(
-                f"event {sequence} is not what was written: its event hash is wrong",
-                file=self._file(slot),
-                offset=row_at,
-                sequence=sequence,
-                reason="event-hash",
-                first=sequence,
-                last=sequence,
-                advice="run: batpak verify JOURNAL",
-            )
+        try:
+            hasher = self._hashers.pop()
+        except IndexError:
+            hasher = blake3()
+        if event_hash:
+            hasher.reset()
+            hasher.update(EVENT_PREFIX + row + metadata)
+            if hasher.digest() != digest:
+                raise JournalCorrupt(
+                    f"event {sequence} is not what was written: its event hash is wrong",
+                    file=self._file(slot),
+                    offset=row_at,
+                    sequence=sequence,
+                    reason="event-hash",
+                    first=sequence,
+                    last=sequence,
+                    advice="run: batpak verify JOURNAL",
+                )
         if erased is not None and sequence in erased and not metadata.startswith(_RESERVED):
             return Event(row, metadata, None, PayloadState.ERASED)
         if not envelope_at:
             return Event(row, metadata, None, _absence(reader, sequence, row_at))
-        envelope = view[envelope_at:end]
-        if blake3(CONTENT_PREFIX[codec] + envelope).digest() != content:
+        hasher.reset()
+        hasher.update(CONTENT_PREFIX[codec] + envelope)
+        if hasher.digest() != content:
             raise self._damaged_payload(slot, sequence, envelope_at)
+        self._hashers.append(hasher)
         return Event(row, metadata, envelope)
 
     def get(self, event_id: bytes, bound: int, *, event_hash: bool = True) -> Event | None:
         """The event below `bound` with this id; checked as by `at`."""
-        sequence = self.index.find_own(event_id, bound)
-        if sequence is not None:
-            event = self.at(sequence, event_hash=event_hash)
+        place = self.index.place_of_own(event_id, bound)
+        if place is not None:
+            event = self._at(*place, event_hash, self.erased)
             if event.row_bytes[8:24] == event_id:
                 return event
         for candidate in self.index.find_foreign(event_id, bound):
@@ -218,14 +236,16 @@ class LogReader:
         reset, update, digest = hasher.reset, hasher.update, hasher.digest
         needed, make, prefixes = _needed, Event, CONTENT_PREFIX
         for slot, reader, sequences, offsets in self._runs(query, low, high):
-            view = reader.view(self._end_of_last(reader, offsets))
+            view, start = self._window(reader, offsets)
             for sequence, row_at, metadata_at, envelope_at in zip(sequences, *offsets, strict=True):
+                row_at -= start
+                metadata_at -= start
                 row = view[row_at : row_at + 176]
                 if len(row) < 176:
-                    raise self._lost_row(slot, sequence, row_at)
+                    raise self._lost_row(slot, sequence, row_at + start)
                 found, ext, entity, scope, _, codec, size, content = needed(row)
                 if found != sequence:
-                    raise self._lost_row(slot, sequence, row_at)
+                    raise self._lost_row(slot, sequence, row_at + start)
                 metadata = view[metadata_at : metadata_at + entity + scope + ext]
                 # Asked for each event: an erasure counts for readers under way as well.
                 erased = self.erased
@@ -233,13 +253,14 @@ class LogReader:
                     yield make(row, metadata, None, PayloadState.ERASED)
                     continue
                 if not envelope_at:
-                    yield make(row, metadata, None, _absence(reader, found, row_at))
+                    yield make(row, metadata, None, _absence(reader, found, row_at + start))
                     continue
+                envelope_at -= start
                 envelope = view[envelope_at : envelope_at + size]
                 reset()
                 update(prefixes[codec] + envelope)
                 if digest() != content:
-                    raise self._damaged_payload(slot, found, envelope_at)
+                    raise self._damaged_payload(slot, found, envelope_at + start)
                 yield make(row, metadata, envelope)
 
     def _runs(
@@ -278,25 +299,38 @@ class LogReader:
                 yield slot, sequences, slot.part.offsets(chunk)
 
     @staticmethod
-    def _end_of_last(reader: SegmentReader, offsets: tuple[list[int], list[int], list[int]]) -> int:
-        """Where the parts of the last of some rows end; parts follow rows in the file."""
+    def _window(
+        reader: SegmentReader, offsets: tuple[list[int], list[int], list[int]]
+    ) -> tuple[mmap.mmap | Positional | bytes, int]:
+        """Something to slice that has some rows and their parts, and where in the file it begins.
+
+        Rows that stand close together are read at once: many small reads cost more, most of
+        all where the file is not mapped.
+        """
         row_at, metadata_at, envelope_at = (column[-1] for column in offsets)
         row = reader.read(row_at, ROW_SIZE)
         if len(row) < ROW_SIZE:
-            return row_at
+            return b"", 0
         _, ext, entity, scope, _, _, size, _ = _needed(row)
-        return max(metadata_at + entity + scope + ext, envelope_at + size)
+        # Parts follow rows in the file.
+        end = max(metadata_at + entity + scope + ext, envelope_at + size)
+        start = offsets[0][0]
+        if end - start <= _MAX_WINDOW:
+            return reader.read(start, end - start), start
+        return reader.view(end), 0
 
     def scan_summaries(self, query: Query, low: int, high: int) -> Iterator[EventSummary]:
         """As `scan`, without reading payloads. Raises JournalCorrupt."""
         for slot, reader, sequences, offsets in self._runs(query, low, high):
-            view = reader.view(self._end_of_last(reader, offsets))
+            view, start = self._window(reader, offsets)
             for sequence, row_at, metadata_at in zip(sequences, *offsets[:2], strict=True):
-                row = view[row_at : row_at + 176]
+                place = row_at - start
+                row = view[place : place + 176]
                 if len(row) < 176 or _sequence(row) != sequence:
                     raise self._lost_row(slot, sequence, row_at)
                 _, ext, entity, scope, *_ = _needed(row)
-                yield EventSummary(row, view[metadata_at : metadata_at + entity + scope + ext])
+                place = metadata_at - start
+                yield EventSummary(row, view[place : place + entity + scope + ext])
 
     def count(self, query: Query, low: int, high: int) -> int:
         """How many events match in [low, high), from the index alone."""

@@ -131,13 +131,18 @@ class Index:
 
         The caller compares the row's id: any other id points somewhere too.
         """
+        place = self.place_of_own(event_id, bound)
+        return None if place is None else place[1]
+
+    def place_of_own(self, event_id: bytes, bound: int) -> tuple[Slot, int] | None:
+        """As `find_own`, with the slot that holds the sequence."""
         hlc = hlc_of_id(event_id)
         for slot in reversed(self.slots):
-            part = slot.part
+            first, _, part = slot
             first_hlc = part.first_hlc
             if first_hlc is not None and first_hlc <= hlc:
-                row = part.find_hlc(hlc, min(bound, part.end) - slot.first)
-                return None if row is None else slot.first + row
+                row = part.find_hlc(hlc, bound - first)
+                return None if row is None else (slot, first + row)
         return None
 
     def find_foreign(self, event_id: bytes, bound: int) -> Sequence[int]:

@@ -81,6 +81,9 @@ class SegmentReader:
     def _read_beyond(self, offset: int, length: int) -> bytes:
         if self._remap(offset + length):
             return self._map[offset : offset + length]
+        if length > _REMAP_STEP:
+            # The length may be what a damaged row says: nothing is allocated for more than is.
+            length = max(min(length, self.size() - offset), 0)
         try:
             data = self._files.pread(self._fd, length, offset)
             while data and len(data) < length:

@@ -385,6 +385,12 @@ class Writer:
         if self._closed or self._forked:
             self._check_present()
 
+    def readable(self) -> int:
+        """`visible`, where reading is allowed. Raises as `check_readable`."""
+        if self._closed or self._forked:
+            self._check_present()
+        return self._log.sequence if self._flags else self._durable.sequence
+
     @property
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that opened the journal."""
