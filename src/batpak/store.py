@@ -949,13 +949,14 @@ class Store(_Reading):
         if gates is not None:
             self._ask_gates(gates, event, extensions)
         if (
-            durable or self._waits or unless is not None or wait is not None
-            or timeout is not None or on_replay != "raise"
+            unless is not None or wait is not None or timeout is not None or on_replay != "raise"
             or (key is not None and not self._keys_ready)
         ):  # fmt: skip
             return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]
         if self._queue is not None:
             self._drain_mine()
+        if durable or self._waits:
+            return self._appender.commit_durably((event,))[0]
         try:
             done = self._commit_one(event)
         except Known as known:

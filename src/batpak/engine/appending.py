@@ -77,7 +77,7 @@ class Appender:
         """
         waits = durable or self.waits
         if waits and timeout is None:
-            return self._commit_durably(events, guard, on_replay)
+            return self.commit_durably(events, guard, on_replay)
         began = time.monotonic()
         try:
             committed = self._writer.commit(events, guard)
@@ -92,9 +92,13 @@ class Appender:
         self._wait(lambda: self.receipts(events, committed, False), bound, left)
         return self.receipts(events, committed, is_durable=True)
 
-    def _commit_durably(
-        self, events: Sequence[Prepared], guard: Guard | None, on_replay: OnReplay
+    def commit_durably(
+        self,
+        events: Sequence[Prepared],
+        guard: Guard | None = None,
+        on_replay: OnReplay = "raise",
     ) -> tuple[AppendReceipt, ...]:
+        """As `commit` of what has to wait for its sync, however long that takes."""
         request = self._writer.commit_durably(events, guard)
         if request.error is not None:
             if isinstance(request.error, Known):
@@ -232,6 +236,14 @@ class Appender:
     ) -> tuple[AppendReceipt, ...]:
         """A receipt for each event."""
         journal_id = self._journal_id
+        if len(events) == 1:
+            event = events[0]
+            return (
+                AppendReceipt(
+                    journal_id, committed[0], event.coordinate, event.kind, event.content,
+                    event.extensions, is_durable,
+                ),
+            )  # fmt: skip
         return tuple(
             [
                 AppendReceipt(

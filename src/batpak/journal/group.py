@@ -100,11 +100,11 @@ class GroupCommit:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            request.gate = gate()
             with self._mutex:
                 if self._leader is None:
                     self._leader = request
                 else:
+                    request.gate = gate()
                     self._queue.append(request)
             while not request.is_done:
                 if self._leader is request:
@@ -113,14 +113,15 @@ class GroupCommit:
                     break
         finally:
             # Three times: Ctrl-C can cut it and cut that again, and a loop would be one more
-            # place for that. What is done already is seen, and costs nothing.
+            # place for that.
             try:
                 self._leave(request)
             finally:
-                try:
-                    self._leave(request)
-                finally:
-                    self._leave(request)
+                if self._leader is request or not (request.is_done or request.is_gone):
+                    try:
+                        self._leave(request)
+                    finally:
+                        self._leave(request)
         return request.is_done
 
     def _sleep(self, request: Request, deadline: float | None) -> bool:
@@ -146,10 +147,14 @@ class GroupCommit:
             self._group = [request, *self._queue]
             self._queue = []
         group = self._group
+        self._crowd = len(group) - 1
+        if not self._crowd:
+            # Nobody will be waited for, so nobody asks how long this takes.
+            self._work(group)
+            return
         began = time.monotonic()
         self._work(group)
         self._took = time.monotonic() - began
-        self._crowd = len(group) - 1
 
     def _gather(self) -> None:
         """Wait for the last round's threads, for at most half of what that round took."""
@@ -189,7 +194,8 @@ class GroupCommit:
         left: list[Request] = []
         for one in self._group:
             if one.is_done:
-                one.wake()
+                if one.gate is not None:
+                    one.wake()
             elif not one.is_gone and one is not request:
                 left.append(one)
         left += self._queue

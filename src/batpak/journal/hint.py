@@ -11,12 +11,18 @@ import struct
 import zlib
 from typing import NamedTuple
 
-__all__ = ["HINT_SIZE", "Hint"]
+__all__ = ["HINT_SIZE", "Hint", "encode_hint"]
 
 HINT_SIZE = 64
 MAGIC = b"BPTH"
 _BODY = struct.Struct("<16sIIQQQ8x")
 _CRC = struct.Struct("<I")
+
+
+def encode_hint(journal_id: bytes, epoch: int, base: int, end: int, durable: int) -> bytes:
+    """The 64 bytes of a hint, checksum included; fields in the order of `Hint`."""
+    body = _BODY.pack(journal_id, epoch, 0, base, end, durable)
+    return MAGIC + _CRC.pack(zlib.crc32(body)) + body
 
 
 class Hint(NamedTuple):
@@ -30,9 +36,7 @@ class Hint(NamedTuple):
 
     def encode(self) -> bytes:
         """The 64 bytes, checksum included."""
-        journal_id, epoch, base, end, durable = self
-        body = _BODY.pack(journal_id, epoch, 0, base, end, durable)
-        return MAGIC + _CRC.pack(zlib.crc32(body)) + body
+        return encode_hint(*self)
 
     @classmethod
     def decode(cls, data: bytes) -> Hint | None:

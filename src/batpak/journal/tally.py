@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 __all__ = ["Reserving", "Syncs", "Written"]
 
 
-class Syncs(NamedTuple):
+class Syncs(msgspec.Struct, frozen=True, gc=False):
     """Syncs of the log that have succeeded since the open."""
 
     done: int = 0
@@ -24,9 +26,11 @@ class Syncs(NamedTuple):
 
     def with_one(self, took: float, *, is_slow: bool) -> Syncs:
         """The counts after one more sync, of `took` seconds."""
+        slowest = self.slowest
         return Syncs(
-            self.done + 1, self.seconds + took, max(self.slowest, took), self.slow + is_slow
-        )
+            self.done + 1, self.seconds + took, took if took > slowest else slowest,
+            self.slow + is_slow,
+        )  # fmt: skip
 
 
 class Reserving(NamedTuple):

@@ -66,7 +66,7 @@ from batpak.files import (
 from batpak.journal.background import Worker, gate, opened
 from batpak.journal.group import GroupCommit, Request
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
-from batpak.journal.hint import Hint
+from batpak.journal.hint import encode_hint
 from batpak.journal.layout import Layout
 from batpak.journal.record import (
     EAGER,
@@ -458,7 +458,8 @@ class Writer:
         Returns before durability.
         """
         with self._append_lock:
-            self._look_back()
+            if self._writing:
+                self._look_back()
             for request in requests:
                 if request.is_written or request.error is not None:
                     continue
@@ -474,7 +475,7 @@ class Writer:
 
     def _look_back(self) -> None:
         """Learn what became of a request whose leader was interrupted: it may be written."""
-        if self._writing and not self._ended:
+        if not self._ended:
             try:
                 self._resolve(self._log)
             except Exception:  # noqa: BLE001  # met again, by somebody who can be told of it
@@ -979,7 +980,8 @@ class Writer:
             log = self._log
             if log.sequence <= self._durable.sequence and not whole_file:
                 return
-            began = self._clock.monotonic_ns()
+            ticks = _monotonic_ns if self._system_clock else self._clock.monotonic_ns
+            began = ticks()
             try:
                 if whole_file:
                     self._files.sync_file(log.segment.fd)
@@ -990,7 +992,7 @@ class Writer:
                 # that the disk does not hold.
                 self._poison_with(error)
                 self.check()
-            took = (self._clock.monotonic_ns() - began) / 1e9
+            took = (ticks() - began) / 1e9
             self._durable = Durable(log.sequence, log.hlc)
             self._write_hint(log)
             bound = self._config.sync_warning
@@ -1004,15 +1006,12 @@ class Writer:
 
     def _write_hint(self, log: Log) -> None:
         """Tell how far we are durable; only ever after the sync it tells of."""
-        hint = Hint(
-            self._journal_id,
-            self.epoch,
-            log.segment.header.base_sequence,
-            log.end,
+        hint = encode_hint(
+            self._journal_id, self.epoch, log.segment.header.base_sequence, log.end,
             self._durable.sequence,
-        )
+        )  # fmt: skip
         try:
-            self._files.pwrite(self._hint_fd, hint.encode(), 0)
+            self._pwrite(self._hint_fd, hint, 0)
         except OSError as error:
             # A witness only: without it the data are as durable as with it.
             logger.warning(
@@ -1120,6 +1119,7 @@ class Writer:
 
 
 _time_ns = time.time_ns
+_monotonic_ns = time.monotonic_ns
 _pack_place = ROW_PLACE.pack
 _FIRST_ROW: Final = RECORD_HEADER_SIZE
 _FIRST_METADATA: Final = RECORD_HEADER_SIZE + ROW_SIZE
