@@ -1,7 +1,7 @@
 """The Merkle tree over event hashes, kept as tiles under `tlog/` that any file server can publish.
 
-Disposable: tiles are written by temporary name and rename, without a sync, and what is
-missing or wrong is made again from the log. Built when a checkpoint is made, never by an
+Disposable: tiles are written without a sync, and what is missing or wrong is made again from
+the log. Built when a checkpoint is made, never by an
 append and never at close. Which paths and bytes: batpak.tlog.tiles; hashing:
 batpak.proof.merkle; layout: docs/proofs.md, "Tiles".
 
@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
@@ -41,6 +42,10 @@ _CACHED: Final = 64
 _STEP: Final = 1 << 18
 _ROW_CHUNK: Final = 1 << 16
 _LENGTHS_AT: Final = slice(84, 98)
+_LINK_AT: Final = 144
+_ONE_HASH: Final = f"V{HASH_SIZE}"
+_each_entry: Final = Struct(f"{HASH_SIZE}s").iter_unpack
+"""The entries that stand end to end, each alone in a tuple."""
 
 
 class Tree:
@@ -122,11 +127,11 @@ class Tree:
         pending: list[bytes] = []
         place = start // TILE_WIDTH
         for leaves in _by_tiles(event_hashes(self._reader, start, size)):
-            entries = [leaves[at : at + HASH_SIZE] for at in range(0, len(leaves), HASH_SIZE)]
             hashes = _leaf_hashes(leaves)
-            self._write(Tile(ENTRIES, place, len(entries)), encode_entries(entries))
-            self._write(Tile(0, place, len(entries)), b"".join(hashes))
-            if len(entries) == TILE_WIDTH:
+            entries = encode_entries(entry for (entry,) in _each_entry(leaves))
+            self._write(Tile(ENTRIES, place, len(hashes)), entries)
+            self._write(Tile(0, place, len(hashes)), b"".join(hashes))
+            if len(hashes) == TILE_WIDTH:
                 pending.append(_fold(hashes))
             place += 1
         self._drop_partial(ENTRIES, old, size)
@@ -159,6 +164,18 @@ class Tree:
         one of other bytes, which the proof that needs it does not verify with."""
         path = self._path(tile)
         self._make_folder(os.path.dirname(path))
+        try:
+            # New, so that nobody knows of it before the checkpoint that needs it is published:
+            # a rename would only take its time, of which there are thousands.
+            fd = self._files.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            self._replace(path, data)
+            return
+        with closing(self._files, fd):
+            write_all(self._files, fd, data, 0)
+
+    def _replace(self, path: str, data: bytes) -> None:
+        """Whoever reads meanwhile finds the old bytes or the new ones."""
         temporary = path + TEMPORARY_SUFFIX
         flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
         with closing(self._files, self._files.open(temporary, flags)) as fd:
@@ -227,18 +244,16 @@ class Tree:
 
 def _leaf_hashes(entries: bytes) -> list[bytes]:
     """Leaf hashes of 32-byte entries that stand end to end."""
-    return [
-        sha256(b"\x00" + entries[at : at + HASH_SIZE]).digest()
-        for at in range(0, len(entries), HASH_SIZE)
-    ]
+    # A million of these are most of a checkpoint: no slicing, no call but the hash.
+    return [sha256(b"\x00" + entry).digest() for (entry,) in _each_entry(entries)]
 
 
 def _fold(hashes: list[bytes]) -> bytes:
     """The root over a power of two of hashes."""
     while len(hashes) > 1:
+        each = iter(hashes)
         hashes = [
-            sha256(b"\x01" + left + right).digest()
-            for left, right in zip(hashes[::2], hashes[1::2], strict=True)
+            sha256(b"\x01" + left + right).digest() for left, right in zip(each, each, strict=True)
         ]
     return hashes[0]
 
@@ -324,25 +339,28 @@ def _check_links(
     offsets = columns.row_offset[low:high].astype(np.int64)
     entities = columns.entity_number[low:high]
     segment = reader.pool.get(slot.segment_base)
-    bad = None
-    previous = np.empty((high - low, HASH_SIZE), np.uint8)
+    previous = np.empty(high - low, _ONE_HASH)
     for at in range(0, high - low, _ROW_CHUNK):
         chunk = offsets[at : at + _ROW_CHUNK]
         begin, end = int(chunk.min()), int(chunk.max()) + ROW_SIZE
-        data = np.frombuffer(segment.read(begin, end - begin), np.uint8)
+        data = segment.read(begin, end - begin)
         if len(data) < end - begin:
             raise _disagrees(reader, slot, low + at)
-        starts = (chunk - begin)[:, None]
-        numbers = data[starts + np.arange(8)].view("<u8")[:, 0]
+        starts = chunk - begin
+        # Seen as values that begin at every byte, each row's are copied as a whole.
+        numbers = np.ndarray(len(data) - 7, "<u8", data, 0, (1,))[starts]
         wrong = np.flatnonzero(numbers != np.arange(len(chunk)) + (slot.first + low + at))
         if len(wrong):
             raise _disagrees(reader, slot, low + at + int(wrong[0]))
-        previous[at : at + len(chunk)] = data[starts + np.arange(144, 176)]
+        links = np.ndarray(len(data) - HASH_SIZE + 1, _ONE_HASH, data, 0, (1,))
+        previous[at : at + len(chunk)] = links[starts + _LINK_AT]
     order = np.argsort(entities, kind="stable")
-    own = np.frombuffer(hashes, np.uint8).reshape(-1, HASH_SIZE)
+    own = np.frombuffer(hashes, _ONE_HASH)
     linked = entities[order[1:]] == entities[order[:-1]]
-    same = (previous[order[1:]] == own[order[:-1]]).all(axis=1)
-    bad = np.flatnonzero(linked & ~same)
+    told, known = (
+        each.view("<u8").reshape(-1, 4) for each in (previous[order[1:]], own[order[:-1]])
+    )
+    bad = np.flatnonzero(linked & (told != known).any(axis=1))
     if len(bad):
         raise _disagrees(reader, slot, low + int(order[bad[0]]))
     last = np.append(order[:-1][~linked], order[-1:])

@@ -104,7 +104,7 @@ def subtrees_in(read: Callable[[Tile], bytes], size: int) -> Subtree:
 
 def encode_entries(event_hashes: Iterable[bytes]) -> bytes:
     """An entry bundle: each event hash behind its length in two bytes, big-endian."""
-    return b"".join(_PREFIX + event_hash for event_hash in event_hashes)
+    return _PREFIX.join((b"", *event_hashes))
 
 
 def decode_entries(data: bytes) -> list[bytes]:
