@@ -29,7 +29,7 @@ from batpak.index.mapped import MappedPart
 from batpak.journal.layout import Layout
 from batpak.proof.merkle import EMPTY_ROOT, HASH_SIZE, node_hash
 from batpak.tlog.tiles import ENTRIES, TILE_WIDTH, Tile, encode_entries, subtrees_in, tiles_for
-from batpak.tlog.trees import Subtree, root_of, tree_root
+from batpak.tlog.trees import Subtree, complete_root, root_of, tree_root
 
 if TYPE_CHECKING:
     from batpak.index.parts import Slot
@@ -39,6 +39,9 @@ __all__ = ["RunningRoot", "Tree", "event_hashes", "subtrees_of_log"]
 _TILE_BYTES: Final = HASH_SIZE * TILE_WIDTH
 _CACHED: Final = 64
 """Tiles kept in memory for the next proof."""
+_LARGE: Final = 12
+"""From this level on a subtree's hash is kept: it is made of 16 or more of its tile's."""
+_LARGE_KEPT: Final = 8192
 _STEP: Final = 1 << 18
 _ROW_CHUNK: Final = 1 << 16
 _LENGTHS_AT: Final = slice(84, 98)
@@ -63,6 +66,8 @@ class Tree:
         self._caching = threading.Lock()
         # guarded by _caching, but for single look-ups
         self._cache: dict[Tile, bytes] = {}
+        self._large: dict[tuple[int, int], bytes] = {}
+        """Hashes of large subtrees by level and index, which many proofs share."""
 
     def trust(self, size: int, root: bytes) -> bool:
         """Whether the tiles are there, whole, and have this root; then they serve from now on.
@@ -88,7 +93,21 @@ class Tree:
 
         A tree that grows meanwhile may take a partial tile away, which then is a bad one.
         """
-        return subtrees_in(self._read, self.size)
+        inside, known = subtrees_in(self._read, self.size), self._large
+
+        def subtree(level: int, index: int) -> bytes:
+            if level < _LARGE:
+                return inside(level, index)
+            found = known.get((level, index))
+            if found is None:
+                found = inside(level, index)
+                with self._caching:
+                    if len(known) >= _LARGE_KEPT:
+                        known.clear()
+                    known[level, index] = found
+            return found
+
+        return subtree
 
     def forget(self) -> None:
         """Believe no tile any more: the next `grow` makes all of them again."""
@@ -99,6 +118,7 @@ class Tree:
     def _clear(self) -> None:
         with self._caching:
             self._cache.clear()
+            self._large.clear()
 
     def grow(self, size: int) -> bytes:
         """Write what is missing up to `size` leaves; returns the root over them.
@@ -132,7 +152,7 @@ class Tree:
             self._write(Tile(ENTRIES, place, len(hashes)), entries)
             self._write(Tile(0, place, len(hashes)), b"".join(hashes))
             if len(hashes) == TILE_WIDTH:
-                pending.append(_fold(hashes))
+                pending.append(complete_root(hashes))
             place += 1
         self._drop_partial(ENTRIES, old, size)
         level = 1
@@ -155,7 +175,7 @@ class Tree:
             tile = hashes[at : at + TILE_WIDTH]
             self._write(Tile(level, place, len(tile)), b"".join(tile))
             if len(tile) == TILE_WIDTH:
-                full.append(_fold(tile))
+                full.append(complete_root(tile))
             place += 1
         return full
 
@@ -248,16 +268,6 @@ def _leaf_hashes(entries: bytes) -> list[bytes]:
     return [sha256(b"\x00" + entry).digest() for (entry,) in _each_entry(entries)]
 
 
-def _fold(hashes: list[bytes]) -> bytes:
-    """The root over a power of two of hashes."""
-    while len(hashes) > 1:
-        each = iter(hashes)
-        hashes = [
-            sha256(b"\x01" + left + right).digest() for left, right in zip(each, each, strict=True)
-        ]
-    return hashes[0]
-
-
 class RunningRoot:
     """The root over entries that come one after the other: the tree's right edge, no more."""
 
@@ -274,7 +284,7 @@ class RunningRoot:
         self._leaves += _leaf_hashes(entries)
         whole = len(self._leaves) - len(self._leaves) % TILE_WIDTH
         for at in range(0, whole, TILE_WIDTH):
-            height, right = 8, _fold(self._leaves[at : at + TILE_WIDTH])
+            height, right = 8, complete_root(self._leaves[at : at + TILE_WIDTH])
             while self._edge and self._edge[-1][0] == height:
                 right = node_hash(self._edge.pop()[1], right)
                 height += 1
@@ -297,7 +307,7 @@ def subtrees_of_log(reader: LogReader) -> Subtree:
         if level > 8:
             return node_hash(subtree(level - 1, 2 * index), subtree(level - 1, 2 * index + 1))
         low, high = index << level, (index + 1) << level
-        return _fold(_leaf_hashes(b"".join(event_hashes(reader, low, high))))
+        return complete_root(_leaf_hashes(b"".join(event_hashes(reader, low, high))))
 
     return subtree
 
