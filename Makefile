@@ -97,7 +97,7 @@ bench: .venv/.bench  ## the speed budgets beside their peers
 bench-growth: .venv/.dev  ## what an event costs as the journal grows (ARGS="--to 10000000")
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 
-bench-proof: .venv/.dev  ## what signing and proving cost (ARGS="--events 1000000")
+bench-proof: .venv/.dev  ## what signing and proving cost (ARGS="--rounds 1 --leaves 100000")
 	$(BIN)/python -m benchmarks.proof $(ARGS)
 
 dist: .venv/.project  ## wheel and source archive in build/dist

@@ -133,7 +133,7 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Show it all: import, read, verify, kill, tamper, catch.
+    """Show it all: import, read, verify, kill, tamper, prove, erase.
 
     Takes some seconds and changes nothing outside of a directory of its own. Exits with
     1 when something that it set out to prove did not hold.

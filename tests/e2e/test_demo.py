@@ -497,6 +497,8 @@ def test_the_demo_proves_all_it_claims_and_leaves_nothing(tmp_path: Path) -> Non
     text = "\n".join(held)
     for part in ("imported", "commits", "JSON lines", "verify", "kills", "9 of 9", "4 of 4"):
         assert part in text
+    for part in ("alone in an empty directory", "is refused", "erased:", "still proves"):
+        assert part in text
     for case in CASES:
         assert case.title in done.stdout, "each forgery has its line"
     assert list((tmp_path / "tmp").iterdir()) == []

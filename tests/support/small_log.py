@@ -29,7 +29,8 @@ from batpak.kinds import EventKind
 from batpak.proof.merkle import leaf_hash
 from batpak.proof.notes import COSIGNATURE, Checkpoint, Key, Note, Policy
 from batpak.receipt import AppendReceipt, ReceiptKey, encode_extensions
-from batpak.tlog.signing import sign_note, signing_key
+from batpak.signing import SigningKey
+from batpak.tlog.signing import sign_note
 from batpak.tlog.trees import consistency_proof, inclusion_proof, subtrees_of, tree_root
 
 JOURNAL_ID = UUID("6f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f0")
@@ -38,11 +39,11 @@ START_MS = 1_750_000_000_000
 MOVED = EventKind(0xF, 1)
 LIFECYCLE = Coordinate("batpak:store", "batpak:lifecycle")
 
-LOG = signing_key(bytes([0x11] * 32))
-RECEIPTS = signing_key(bytes([0x22] * 32))
-LATER_RECEIPTS = signing_key(bytes([0x33] * 32))
+LOG = SigningKey.from_seed(bytes([0x11] * 32)).private
+RECEIPTS = SigningKey.from_seed(bytes([0x22] * 32)).private
+LATER_RECEIPTS = SigningKey.from_seed(bytes([0x33] * 32)).private
 WITNESSES = {
-    name: signing_key(bytes([seed] * 32))
+    name: SigningKey.from_seed(bytes([seed] * 32)).private
     for name, seed in (("w1.example", 0x41), ("w2.example", 0x42), ("w3.example", 0x43))
 }
 COSIGNED_AT = 1_750_000_123

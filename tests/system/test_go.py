@@ -1,5 +1,8 @@
 """Our proofs beside Go's: each side verifies what the other makes, and fsck reads our log.
 
+Both what the pure rooms make and what a store on the disk does: its own published folder,
+its checkpoints and proofs, and the command that is our witness.
+
 Builds tests/interop/go, whose modules are pinned in go.mod and go.sum. Needs Go, and a
 network the first time. What did not run is a skip with its reason.
 """
@@ -9,7 +12,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +24,10 @@ from typing import Any
 
 import pytest
 
-from batpak.proof.notes import Key
+from batpak import Coordinate, Durability, EventKind, Item, SigningKey, Store
+from batpak.proof.bundle import verify_bundle
+from batpak.proof.notes import COSIGNATURE, Key, Policy
+from batpak.tlog import trees
 from tests.support import interop
 from tests.support.small_log import LOG_KEY
 
@@ -174,3 +182,204 @@ def test_fsck_sees_what_we_spoil(programs: Path, tmp_path: Path, path: str) -> N
     data[2 if path == "checkpoint" else -5] ^= 1
     (tmp_path / path).write_bytes(data)
     assert fsck(programs, tmp_path, LOG_KEY, LOG_KEY.name) is not None
+
+
+# --- what a store publishes -------------------------------------------------------------------
+
+LOG = SigningKey.from_seed(bytes([0x71] * 32))
+WHERE = Coordinate("lamp:1", "house")
+SHOWN = EventKind(0xF, 1)
+
+
+def grown(store: Store, size: int) -> int:
+    """Append up to `size` events and make a checkpoint; gives its size."""
+    for low in range(len(store), size, 1000):
+        numbers = range(low, min(low + 1000, size))
+        store.append_many([Item(WHERE, {"n": n}, kind=SHOWN) for n in numbers])
+    return store.checkpoint().size
+
+
+def opened(journal: Path) -> Store:
+    return Store.open(journal, checkpoint_key=LOG, durability=Durability.OS)
+
+
+def log_key(store: Store) -> Key:
+    return Key(store.origin, LOG.public_key)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(1,), (255, 256, 257), (300, 66_000), (65_536, 65_537, 131_100)],
+    ids=lambda sizes: "-".join(map(str, sizes)),
+)
+def test_fsck_finds_the_folder_of_a_store_whole(
+    programs: Path, tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    """After each growth, through a close and an open between them."""
+    for size in sizes:
+        with opened(tmp_path / "journal") as store:
+            made, key = grown(store, size), log_key(store)
+        # An opening and a closing are events too, and so is each checkpoint.
+        assert made >= size
+        assert fsck(programs, tmp_path / "journal" / "tlog", key, key.name) is None
+
+
+def test_fsck_finds_the_folder_whole_after_an_erasure(programs: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "journal") as store:
+        grown(store, 700)
+        store.erase([5, 300], reason="asked for")
+        assert store.compact().payloads == 2
+        grown(store, 1100)
+        key = log_key(store)
+    assert fsck(programs, tmp_path / "journal" / "tlog", key, key.name) is None
+
+
+def test_fsck_sees_a_spoilt_tile_until_the_store_makes_it_again(
+    programs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "journal" / "tlog"
+    with opened(tmp_path / "journal") as store:
+        grown(store, 700)
+        key = log_key(store)
+    tile = folder / "tile" / "0" / "001"
+    data = bytearray(tile.read_bytes())
+    data[100] ^= 1
+    tile.write_bytes(data)
+    assert fsck(programs, folder, key, key.name) is not None
+    # Disposable, as docs/guide/publish.md says.
+    shutil.rmtree(folder)
+    with opened(tmp_path / "journal") as store:
+        store.checkpoint()
+    assert fsck(programs, folder, key, key.name) is None
+
+
+def shown_by(store: Store, old: int, step: int) -> dict[str, Any]:
+    """What Go is to verify of a store: its newest checkpoint, and proofs that it gives."""
+    newest, key = store.stored_checkpoint(), str(log_key(store))
+    checkpoint = {
+        "note": newest.note,
+        "origin": newest.origin,
+        "log_key": key,
+        "witness_keys": [],
+        "size": newest.size,
+        "root": newest.root.hex(),
+        "times": {},
+    }
+    inclusion = [
+        {
+            "index": index,
+            "size": newest.size,
+            "leaf": interop.merkle.leaf_hash(store.at(index).event_hash).hex(),
+            "root": newest.root.hex(),
+            "proof": store.prove(store.at(index).event_id, withhold_payload=True).inclusion,
+        }
+        for index in range(0, newest.size, step)
+    ]
+    proof = store.prove_consistency(old)
+    consistency = {
+        "old": old,
+        "new": newest.size,
+        "old_root": proof.old_root.hex(),
+        "new_root": newest.root.hex(),
+        "proof": [each.hex() for each in proof.hashes],
+    }
+    return {
+        "notes": [],
+        "checkpoints": [checkpoint],
+        "inclusion": inclusion,
+        "consistency": [consistency],
+        "tiles_size": newest.size,
+        "tiles": {},
+    }
+
+
+def test_go_verifies_what_a_store_proves_and_reads_its_tiles(
+    programs: Path, tmp_path: Path
+) -> None:
+    with opened(tmp_path / "journal") as store:
+        old = grown(store, 1000)
+        grown(store, 66_000)
+        made = shown_by(store, old, 997)
+    file = tmp_path / "store.json"
+    file.write_text(json.dumps(made), encoding="utf-8")
+    checked = run(programs / "interop", "check", file, tmp_path / "journal" / "tlog")
+    assert checked.returncode == 0, checked.stderr
+    counts = json.loads(checked.stdout)
+    print(counts)
+    assert (counts["checkpoints"], counts["consistency"]) == (1, 1)
+    assert counts["inclusion"] == len(made["inclusion"]) > 60
+    assert counts["entries"] > 40
+
+
+# --- witnesses across ----------------------------------------------------------------------------
+
+
+def test_witnesses_of_go_cosign_a_store_and_its_bundles_count_them(
+    programs: Path, tmp_path: Path
+) -> None:
+    with opened(tmp_path / "journal") as store:
+        grown(store, 300)
+        note = tmp_path / "note"
+        note.write_text(store.stored_checkpoint().note, encoding="utf-8")
+        made = run(programs / "interop", "make", note)
+        assert made.returncode == 0, made.stderr
+        theirs = json.loads(made.stdout)["checkpoints"][-1]
+        witnesses = tuple(Key.parse(text) for text in theirs["witness_keys"])
+        store.add_cosignatures(theirs["note"], witnesses)
+        bundle = store.prove(store.at(7).event_id).to_json()
+        verdict = verify_bundle(bundle, (), Policy(log_key(store), witnesses, len(witnesses)))
+        key = log_key(store)
+    assert len(witnesses) == 2
+    assert verdict.ok
+    assert [check.held for check in verdict.checks if check.name == "witnesses"] == [True]
+    assert fsck(programs, tmp_path / "journal" / "tlog", key, key.name) is None
+
+
+def test_our_witness_command_follows_a_log_of_go(
+    programs: Path, theirs: dict[str, Any], tmp_path: Path
+) -> None:
+    key = SigningKey.generate()
+    key.save(tmp_path / "witness.pem")
+    ours = Key("witness.example", key.public_key, COSIGNATURE)
+
+    def cosign(note: str, old: int, size: int) -> subprocess.CompletedProcess[str]:
+        hashes = trees.consistency_proof(interop.subtree, old, size)
+        lines = "".join(f"{b64encode(each).decode()}\n" for each in hashes)
+        return run(
+            sys.executable, "-m", "batpak_cli", "witness", "cosign", "-", "--log", log,
+            "--name", ours.name, "--key", tmp_path / "witness.pem",
+            "--state", tmp_path / "seen", input=f"old {old}\n{lines}\n{note}",
+        )  # fmt: skip
+
+    again: list[dict[str, Any]] = []
+    seen = 0
+    for shown in theirs["checkpoints"][:-1]:
+        log = shown["log_key"]
+        done = cosign(shown["note"], seen, shown["size"])
+        assert done.returncode == 0, done.stderr
+        seen = shown["size"]
+        _, times = Policy(Key.parse(log), (ours,), 1).open(done.stdout)
+        keys = [*shown["witness_keys"], str(ours)]
+        again.append(
+            shown
+            | {
+                "note": done.stdout,
+                "witness_keys": keys,
+                "times": shown["times"] | {ours.name: times[ours]},
+            }
+        )
+    # Go opens what our witness gave back, and counts it beside its own.
+    with opened(tmp_path / "journal") as store:
+        made = shown_by(store, grown(store, 300), 100) | {"checkpoints": again}
+    made["tiles_size"] = again[-1]["size"]
+    interop.publish(tmp_path / "log", again[-1]["note"], again[-1]["size"])
+    file = tmp_path / "again.json"
+    file.write_text(json.dumps(made), encoding="utf-8")
+    checked = run(programs / "interop", "check", file, tmp_path / "log")
+    assert checked.returncode == 0, checked.stderr
+    assert json.loads(checked.stdout)["cosignatures"] == 3 * len(again)
+    # And it goes back for nobody.
+    back = theirs["checkpoints"][1]
+    refused = cosign(back["note"], back["size"], back["size"])
+    assert refused.returncode != 0
+    assert "rollback" in refused.stderr

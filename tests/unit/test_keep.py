@@ -357,6 +357,25 @@ def test_a_link_among_the_journal_s_files_leads_no_key_into_a_snapshot(
     assert not (tmp_path / "copy.tmp").exists()
 
 
+@pytest.mark.parametrize("folder", ["cursors", "checkpoints"])
+def test_a_directory_among_the_journal_s_files_is_named_and_nothing_is_made(
+    tmp_path: Path, folder: str
+) -> None:
+    path = journal(tmp_path / "journal")
+    stray = path / folder / "notes"
+    stray.mkdir(parents=True)
+    (stray / "mine").write_text("not the journal's")
+    with Store.open(path, mode="r") as reader:
+        with pytest.raises(StorageFailed, match=f"a directory stands in {folder}/") as caught:
+            reader.snapshot(tmp_path / "copy")
+        assert caught.value.file == str(stray)
+        assert "move it elsewhere" in str(caught.value)
+        assert not (tmp_path / "copy").exists()
+        assert not (tmp_path / "copy.tmp").exists()
+        stray.rename(tmp_path / "notes")
+        assert reader.snapshot(tmp_path / "copy").events == len(reader)
+
+
 def test_a_damaged_journal_has_no_snapshot(tmp_path: Path) -> None:
     path = journal(tmp_path / "journal")
     newest = sorted((path / "segments").glob("*.seg"))[-1]

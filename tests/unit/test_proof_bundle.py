@@ -17,7 +17,8 @@ from batpak.event import CODEC_PLAIN, ROW, Event
 from batpak.proof import Check, Policy, Verdict, verify_bundle, verify_chain
 from batpak.proof.notes import Checkpoint, Note
 from batpak.receipt import ReceiptKey
-from batpak.tlog.signing import sign_note, signing_key
+from batpak.signing import SigningKey
+from batpak.tlog.signing import sign_note
 from tests.support.small_log import (
     LATER_RECEIPTS,
     LOG,
@@ -241,7 +242,9 @@ def other_checkpoint(plain: dict[str, Any]) -> None:
     for event in HISTORY.events:
         forged.append(event.coordinate, {"forged": True}, event.kind)
     text = str(Checkpoint(ORIGIN, 14, forged.root(14)))
-    plain["checkpoint"] = str(Note(text, (sign_note(text, ORIGIN, signing_key(b"\x99" * 32)),)))
+    plain["checkpoint"] = str(
+        Note(text, (sign_note(text, ORIGIN, SigningKey.from_seed(b"\x99" * 32).private),))
+    )
 
 
 def entity(plain: dict[str, Any]) -> None:
@@ -386,7 +389,7 @@ def test_backdating_with_a_retired_key_is_caught_by_the_key_events() -> None:
 
 
 def test_a_key_that_nobody_added_is_unknown() -> None:
-    stolen = signing_key(b"\x55" * 32)
+    stolen = SigningKey.from_seed(b"\x55" * 32).private
     text = HISTORY.bundle(3, private=stolen, key_events=(1, 5)).to_json()
     assert failures(text) == ["receipt"]
     assert failures(text, RECEIPT_KEY) == ["receipt"]

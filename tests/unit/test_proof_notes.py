@@ -20,7 +20,8 @@ from batpak.proof.notes import (
     Policy,
     Signature,
 )
-from batpak.tlog.signing import cosign, sign_note, signing_key
+from batpak.signing import SigningKey
+from batpak.tlog.signing import cosign, sign_note
 from batpak.tlog.trees import consistency_proof, subtrees_of
 from tests.support.small_log import (
     COSIGNED_AT,
@@ -34,7 +35,7 @@ from tests.support.small_log import (
     public,
 )
 
-OTHER = signing_key(bytes([0x77] * 32))
+OTHER = SigningKey.from_seed(bytes([0x77] * 32)).private
 TEXT = "a text\n\nof several lines\n"
 LOG_OF = example()
 NOTE = LOG_OF.checkpoint(14, "w1.example", "w3.example")
@@ -218,12 +219,6 @@ def test_the_time_of_a_cosignature_is_signed_and_the_latest_counts() -> None:
 def test_a_time_beyond_the_format_is_not_signed(time: int) -> None:
     with pytest.raises(InvalidInput):
         sign_note(TEXT, "w1.example", OTHER, time)
-
-
-@pytest.mark.parametrize("seed", [b"", bytes(31), bytes(33), bytes(32)])
-def test_a_seed_of_zeros_or_of_another_size_is_refused(seed: bytes) -> None:
-    with pytest.raises(InvalidInput):
-        signing_key(seed)
 
 
 # --- checkpoints ------------------------------------------------------------------------------

@@ -159,6 +159,26 @@ def test_the_second_checkpoint_writes_only_what_grew(tmp_path: Path) -> None:
         assert sum(read) < 4096
 
 
+def test_a_tile_that_is_there_is_replaced_and_a_new_one_is_written_in_its_place(
+    tmp_path: Path,
+) -> None:
+    files = RecordingFiles()
+    path = tmp_path / "j"
+    torn = path / "tlog" / "tile" / "0" / "000"
+    with open_signed(path, files=files) as store:
+        say(store, 300)
+        # As a kill may leave it: begun, and not known to any checkpoint.
+        torn.parent.mkdir(parents=True)
+        torn.write_bytes(b"half a tile")
+        made = store.checkpoint()
+        assert len(torn.read_bytes()) == 8192
+        assert not list((path / "tlog").rglob("*.tmp"))
+    replaced = {o.target for o in files.operations if o.name == "rename"}
+    assert str(torn) in replaced
+    assert str(path / "tlog" / "tile" / "entries" / "000") not in replaced
+    assert made.size > 256
+
+
 def test_appends_and_close_touch_no_tile(tmp_path: Path) -> None:
     files = RecordingFiles()
     with open_signed(tmp_path / "j", files=files) as store:

@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from batpak.engine.building import is_folder
 from batpak.engine.manifest import FileEntry, may_hold
 from batpak.engine.reading import LogReader
 from batpak.engine.sharing import Kept, Sharer, Way
-from batpak.errors import InvalidInput
+from batpak.errors import InvalidInput, StorageFailed
 from batpak.files import Files, closing, write_all
 from batpak.journal.layout import Layout, segment_name, sidecar_name
 from batpak.journal.record import RECORD_HEADER_SIZE
@@ -89,7 +90,10 @@ def place_of(reader: LogReader, bound: int, *, written: int, written_end: int, e
 def copy_folder(
     files: Files, sharer: Sharer, layout: Layout, target: Layout, folder: str, copies: Copies
 ) -> None:
-    """Copy a folder of small files, if there is one. Raises OSError."""
+    """Copy a folder of small files, if there is one.
+
+    Raises StorageFailed for a folder in it, which no journal has there; OSError.
+    """
     source = os.path.join(layout.root, folder)
     if os.path.islink(source):
         # It could lead to anything, a key for instance.
@@ -103,7 +107,15 @@ def copy_folder(
     for name in names:
         if name.endswith(".tmp") or not may_hold(f"{folder}/{name}"):
             continue
-        copies.add(f"{folder}/{name}", sharer.copy(os.path.join(source, name), f"{made}/{name}"))
+        path = os.path.join(source, name)
+        # A link stays for the copy to refuse, wherever it leads.
+        if not os.path.islink(path) and is_folder(files, path):
+            raise StorageFailed(
+                f"a directory stands in {folder}/, where a journal has files only",
+                file=path,
+                advice="it is not the journal's: move it elsewhere, then try again",
+            )
+        copies.add(f"{folder}/{name}", sharer.copy(path, f"{made}/{name}"))
 
 
 def copy_history(

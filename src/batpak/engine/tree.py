@@ -1,7 +1,7 @@
 """The Merkle tree over event hashes, kept as tiles under `tlog/` that any file server can publish.
 
-Disposable: tiles are written by temporary name and rename, without a sync, and what is
-missing or wrong is made again from the log. Built when a checkpoint is made, never by an
+Disposable: tiles are written without a sync, and what is missing or wrong is made again from
+the log. Built when a checkpoint is made, never by an
 append and never at close. Which paths and bytes: batpak.tlog.tiles; hashing:
 batpak.proof.merkle; layout: docs/proofs.md, "Tiles".
 
@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
@@ -28,7 +29,7 @@ from batpak.index.mapped import MappedPart
 from batpak.journal.layout import Layout
 from batpak.proof.merkle import EMPTY_ROOT, HASH_SIZE, node_hash
 from batpak.tlog.tiles import ENTRIES, TILE_WIDTH, Tile, encode_entries, subtrees_in, tiles_for
-from batpak.tlog.trees import Subtree, root_of, tree_root
+from batpak.tlog.trees import Subtree, complete_root, root_of, tree_root
 
 if TYPE_CHECKING:
     from batpak.index.parts import Slot
@@ -38,9 +39,16 @@ __all__ = ["RunningRoot", "Tree", "event_hashes", "subtrees_of_log"]
 _TILE_BYTES: Final = HASH_SIZE * TILE_WIDTH
 _CACHED: Final = 64
 """Tiles kept in memory for the next proof."""
+_LARGE: Final = 12
+"""From this level on a subtree's hash is kept: it is made of 16 or more of its tile's."""
+_LARGE_KEPT: Final = 8192
 _STEP: Final = 1 << 18
 _ROW_CHUNK: Final = 1 << 16
 _LENGTHS_AT: Final = slice(84, 98)
+_LINK_AT: Final = 144
+_ONE_HASH: Final = f"V{HASH_SIZE}"
+_each_entry: Final = Struct(f"{HASH_SIZE}s").iter_unpack
+"""The entries that stand end to end, each alone in a tuple."""
 
 
 class Tree:
@@ -58,6 +66,8 @@ class Tree:
         self._caching = threading.Lock()
         # guarded by _caching, but for single look-ups
         self._cache: dict[Tile, bytes] = {}
+        self._large: dict[tuple[int, int], bytes] = {}
+        """Hashes of large subtrees by level and index, which many proofs share."""
 
     def trust(self, size: int, root: bytes) -> bool:
         """Whether the tiles are there, whole, and have this root; then they serve from now on.
@@ -83,7 +93,21 @@ class Tree:
 
         A tree that grows meanwhile may take a partial tile away, which then is a bad one.
         """
-        return subtrees_in(self._read, self.size)
+        inside, known = subtrees_in(self._read, self.size), self._large
+
+        def subtree(level: int, index: int) -> bytes:
+            if level < _LARGE:
+                return inside(level, index)
+            found = known.get((level, index))
+            if found is None:
+                found = inside(level, index)
+                with self._caching:
+                    if len(known) >= _LARGE_KEPT:
+                        known.clear()
+                    known[level, index] = found
+            return found
+
+        return subtree
 
     def forget(self) -> None:
         """Believe no tile any more: the next `grow` makes all of them again."""
@@ -94,6 +118,7 @@ class Tree:
     def _clear(self) -> None:
         with self._caching:
             self._cache.clear()
+            self._large.clear()
 
     def grow(self, size: int) -> bytes:
         """Write what is missing up to `size` leaves; returns the root over them.
@@ -122,12 +147,12 @@ class Tree:
         pending: list[bytes] = []
         place = start // TILE_WIDTH
         for leaves in _by_tiles(event_hashes(self._reader, start, size)):
-            entries = [leaves[at : at + HASH_SIZE] for at in range(0, len(leaves), HASH_SIZE)]
             hashes = _leaf_hashes(leaves)
-            self._write(Tile(ENTRIES, place, len(entries)), encode_entries(entries))
-            self._write(Tile(0, place, len(entries)), b"".join(hashes))
-            if len(entries) == TILE_WIDTH:
-                pending.append(_fold(hashes))
+            entries = encode_entries(entry for (entry,) in _each_entry(leaves))
+            self._write(Tile(ENTRIES, place, len(hashes)), entries)
+            self._write(Tile(0, place, len(hashes)), b"".join(hashes))
+            if len(hashes) == TILE_WIDTH:
+                pending.append(complete_root(hashes))
             place += 1
         self._drop_partial(ENTRIES, old, size)
         level = 1
@@ -150,7 +175,7 @@ class Tree:
             tile = hashes[at : at + TILE_WIDTH]
             self._write(Tile(level, place, len(tile)), b"".join(tile))
             if len(tile) == TILE_WIDTH:
-                full.append(_fold(tile))
+                full.append(complete_root(tile))
             place += 1
         return full
 
@@ -159,6 +184,18 @@ class Tree:
         one of other bytes, which the proof that needs it does not verify with."""
         path = self._path(tile)
         self._make_folder(os.path.dirname(path))
+        try:
+            # New, so that nobody knows of it before the checkpoint that needs it is published:
+            # a rename would only take its time, of which there are thousands.
+            fd = self._files.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            self._replace(path, data)
+            return
+        with closing(self._files, fd):
+            write_all(self._files, fd, data, 0)
+
+    def _replace(self, path: str, data: bytes) -> None:
+        """Whoever reads meanwhile finds the old bytes or the new ones."""
         temporary = path + TEMPORARY_SUFFIX
         flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
         with closing(self._files, self._files.open(temporary, flags)) as fd:
@@ -227,20 +264,8 @@ class Tree:
 
 def _leaf_hashes(entries: bytes) -> list[bytes]:
     """Leaf hashes of 32-byte entries that stand end to end."""
-    return [
-        sha256(b"\x00" + entries[at : at + HASH_SIZE]).digest()
-        for at in range(0, len(entries), HASH_SIZE)
-    ]
-
-
-def _fold(hashes: list[bytes]) -> bytes:
-    """The root over a power of two of hashes."""
-    while len(hashes) > 1:
-        hashes = [
-            sha256(b"\x01" + left + right).digest()
-            for left, right in zip(hashes[::2], hashes[1::2], strict=True)
-        ]
-    return hashes[0]
+    # A million of these are most of a checkpoint: no slicing, no call but the hash.
+    return [sha256(b"\x00" + entry).digest() for (entry,) in _each_entry(entries)]
 
 
 class RunningRoot:
@@ -259,7 +284,7 @@ class RunningRoot:
         self._leaves += _leaf_hashes(entries)
         whole = len(self._leaves) - len(self._leaves) % TILE_WIDTH
         for at in range(0, whole, TILE_WIDTH):
-            height, right = 8, _fold(self._leaves[at : at + TILE_WIDTH])
+            height, right = 8, complete_root(self._leaves[at : at + TILE_WIDTH])
             while self._edge and self._edge[-1][0] == height:
                 right = node_hash(self._edge.pop()[1], right)
                 height += 1
@@ -282,7 +307,7 @@ def subtrees_of_log(reader: LogReader) -> Subtree:
         if level > 8:
             return node_hash(subtree(level - 1, 2 * index), subtree(level - 1, 2 * index + 1))
         low, high = index << level, (index + 1) << level
-        return _fold(_leaf_hashes(b"".join(event_hashes(reader, low, high))))
+        return complete_root(_leaf_hashes(b"".join(event_hashes(reader, low, high))))
 
     return subtree
 
@@ -324,25 +349,28 @@ def _check_links(
     offsets = columns.row_offset[low:high].astype(np.int64)
     entities = columns.entity_number[low:high]
     segment = reader.pool.get(slot.segment_base)
-    bad = None
-    previous = np.empty((high - low, HASH_SIZE), np.uint8)
+    previous = np.empty(high - low, _ONE_HASH)
     for at in range(0, high - low, _ROW_CHUNK):
         chunk = offsets[at : at + _ROW_CHUNK]
         begin, end = int(chunk.min()), int(chunk.max()) + ROW_SIZE
-        data = np.frombuffer(segment.read(begin, end - begin), np.uint8)
+        data = segment.read(begin, end - begin)
         if len(data) < end - begin:
             raise _disagrees(reader, slot, low + at)
-        starts = (chunk - begin)[:, None]
-        numbers = data[starts + np.arange(8)].view("<u8")[:, 0]
+        starts = chunk - begin
+        # Seen as values that begin at every byte, each row's are copied as a whole.
+        numbers = np.ndarray(len(data) - 7, "<u8", data, 0, (1,))[starts]
         wrong = np.flatnonzero(numbers != np.arange(len(chunk)) + (slot.first + low + at))
         if len(wrong):
             raise _disagrees(reader, slot, low + at + int(wrong[0]))
-        previous[at : at + len(chunk)] = data[starts + np.arange(144, 176)]
+        links = np.ndarray(len(data) - HASH_SIZE + 1, _ONE_HASH, data, 0, (1,))
+        previous[at : at + len(chunk)] = links[starts + _LINK_AT]
     order = np.argsort(entities, kind="stable")
-    own = np.frombuffer(hashes, np.uint8).reshape(-1, HASH_SIZE)
+    own = np.frombuffer(hashes, _ONE_HASH)
     linked = entities[order[1:]] == entities[order[:-1]]
-    same = (previous[order[1:]] == own[order[:-1]]).all(axis=1)
-    bad = np.flatnonzero(linked & ~same)
+    told, known = (
+        each.view("<u8").reshape(-1, 4) for each in (previous[order[1:]], own[order[:-1]])
+    )
+    bad = np.flatnonzero(linked & (told != known).any(axis=1))
     if len(bad):
         raise _disagrees(reader, slot, low + int(order[bad[0]]))
     last = np.append(order[:-1][~linked], order[-1:])

@@ -23,14 +23,7 @@ from batpak.proof.notes import (
     cosigned_message,
 )
 
-__all__ = ["cosign", "sign_note", "signing_key"]
-
-
-def signing_key(seed: bytes) -> Ed25519PrivateKey:
-    """The private key of a seed of 32 bytes that are not all zero. Raises InvalidInput."""
-    if len(seed) != 32 or not any(seed):
-        raise InvalidInput("a seed is 32 random bytes, not all zero", field="seed")
-    return Ed25519PrivateKey.from_private_bytes(seed)
+__all__ = ["cosign", "sign_note"]
 
 
 def sign_note(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from batpak.errors import ProofInvalid
-from batpak.proof.merkle import HASH_SIZE, node_hash
-from batpak.tlog.trees import Subtree
+from batpak.proof.merkle import HASH_SIZE
+from batpak.tlog.trees import Subtree, complete_root
 
 __all__ = [
     "ENTRIES",
@@ -94,17 +94,16 @@ def subtrees_in(read: Callable[[Tile], bytes], size: int) -> Subtree:
         data = read(tile)
         if len(data) != HASH_SIZE * width:
             raise ProofInvalid(f"{tile.path} has {len(data)} bytes", reason="tile-length")
-        hashes = [data[32 * at : 32 * at + 32] for at in range(first, first + (1 << height))]
-        while len(hashes) > 1:
-            hashes = [node_hash(*hashes[at : at + 2]) for at in range(0, len(hashes), 2)]
-        return hashes[0]
+        return complete_root(
+            [data[32 * at : 32 * at + 32] for at in range(first, first + (1 << height))]
+        )
 
     return subtree
 
 
 def encode_entries(event_hashes: Iterable[bytes]) -> bytes:
     """An entry bundle: each event hash behind its length in two bytes, big-endian."""
-    return b"".join(_PREFIX + event_hash for event_hash in event_hashes)
+    return _PREFIX.join((b"", *event_hashes))
 
 
 def decode_entries(data: bytes) -> list[bytes]:

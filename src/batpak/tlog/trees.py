@@ -8,12 +8,14 @@ What verifies these proofs is `batpak.proof.merkle`. Source: docs/proofs.md, "Th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 from batpak.errors import InvalidInput
 from batpak.proof.merkle import EMPTY_ROOT, Take, both_roots, node_hash, range_root, split
 
 __all__ = [
     "Subtree",
+    "complete_root",
     "consistency_proof",
     "inclusion_proof",
     "root_of",
@@ -38,6 +40,17 @@ def subtrees_of(leaf_hashes: Sequence[bytes]) -> Subtree:
 def root_of(leaf_hashes: Sequence[bytes]) -> bytes:
     """The root over leaf hashes in memory: 32 bytes."""
     return tree_root(subtrees_of(leaf_hashes), len(leaf_hashes))
+
+
+def complete_root(hashes: Sequence[bytes]) -> bytes:
+    """The root over a power of two of hashes, 32 bytes each: 32 bytes."""
+    while len(hashes) > 1:
+        each = iter(hashes)
+        # As `node_hash`, but for the call: a proof takes hundreds, a checkpoint millions.
+        hashes = [
+            sha256(b"\x01" + left + right).digest() for left, right in zip(each, each, strict=True)
+        ]
+    return hashes[0]
 
 
 def tree_root(subtree: Subtree, size: int) -> bytes:

@@ -16,7 +16,17 @@ from batpak_cli.terminal import safe
 __all__ = ["Proofs", "console", "heading", "say", "table"]
 
 _WIDTH = 100
-_NUMBERS = frozenset({"event", "acknowledged", "of these missing", "written, not yet said", "torn"})
+_NUMBERS = frozenset(
+    {
+        "event",
+        "acknowledged",
+        "of these missing",
+        "written, not yet said",
+        "torn",
+        "held",
+        "failed",
+    }
+)
 
 
 def console() -> Console:

@@ -1,4 +1,4 @@
-"""The demo from beginning to end: real input in, out again, killed, forged, caught.
+"""The demo from beginning to end: real input in, out again, killed, forged, proved, erased.
 
 Writes into one directory of its own, a temporary one unless the caller names it. Each
 part puts its claims on record with the numbers it measured; the exit code says whether
@@ -27,6 +27,7 @@ from batpak_cli import terminal
 from batpak_cli.demo.forger import ForgedJournal
 from batpak_cli.demo.killing import Killed, kill_a_writer
 from batpak_cli.demo.notes import Note
+from batpak_cli.demo.proving import tell_proof
 from batpak_cli.demo.screen import Proofs, heading, say, table
 from batpak_cli.demo.sources import (
     MachineLog,
@@ -125,6 +126,7 @@ class _Story:
         note = self._read(source)
         self._kill()
         self._tamper(source, note)
+        tell_proof(self._journal, self._folder, self._proofs)
 
     # --- real input ------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from batpak.coordinate import Region
 from batpak.errors import Damaged
 from batpak.store import Store
 from batpak_cli.demo.forger import ForgedJournal
@@ -331,11 +332,7 @@ def examine(path: Path, note: Note) -> Iterator[Sighting]:
             yield Sighting(
                 "open", "cut", cut.reason, os.path.basename(cut.file), cut.offset, cut.sequence
             )
-        for sequence in range(len(store)):
-            try:
-                store.at(sequence)
-            except Damaged as error:
-                yield _sighting("read", error)
+        yield from _read_all(store)
         for found in store.verify("full").findings:
             yield Sighting(
                 "verify", found.code, "", os.path.basename(found.file), found.offset, found.sequence
@@ -350,6 +347,21 @@ def examine(path: Path, note: Note) -> Iterator[Sighting]:
             yield Sighting("note: last hash", "other-history")
         if not same.digest:
             yield Sighting("note: digest", "other-history")
+
+
+def _read_all(store: Store) -> Iterator[Sighting]:
+    """What reading every event brings to light; goes on behind each that can't be read."""
+    after: int | None = None
+    while True:
+        try:
+            for event in store.query(Region.all(), after=after):
+                after = event.sequence
+        except Damaged as error:
+            yield _sighting("read", error)
+            behind = 0 if after is None else after + 1
+            after = behind if error.sequence is None else max(behind, error.sequence)
+        else:
+            return
 
 
 def _sighting(by: By, error: Damaged) -> Sighting:
