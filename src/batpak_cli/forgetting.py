@@ -244,7 +244,7 @@ def keyring_new(
 
     \b
     Example:
-      batpak keyring new keys --policy kind
+      batpak keyring new other-keys --policy kind
     """
     from batpak.keyring import FileKeyring, Policy
 
