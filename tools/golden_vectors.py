@@ -29,6 +29,7 @@ from blake3 import blake3
 
 from batpak import canonical
 from batpak.coordinate import Coordinate
+from batpak.encryption import Vault
 from batpak.engine import system
 from batpak.engine.manifest import FileEntry, Manifest
 from batpak.event import (
@@ -63,6 +64,7 @@ from batpak.journal.record import (
 )
 from batpak.journal.sidecar import ARRAYS, SIDECAR_PREFIX_SIZE, SidecarHeader, encode_sidecar
 from batpak.journal.writer import apply_record
+from batpak.keyring.files import encode_key_file
 from batpak.kinds import EventKind
 from batpak.receipt import encode_extensions
 
@@ -83,6 +85,8 @@ KEY = bytes.fromhex("c0ffee00000000000000000000000001")
 # Of the seed 01…01, whose public key and id are the Rust system's vectors, too.
 PUBLIC_KEY = bytes.fromhex("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c")
 KEY_ID = blake3(PUBLIC_KEY).digest()
+SEALING_KEY = bytes(range(0x80, 0xC0))
+SEALING_KEY_ID = bytes(range(0x10, 0x20))
 CHECKPOINT_ROOT = bytes(range(0x40, 0x60))
 CHECKPOINT_NOTE = (
     "example.org/journal\n9\nQEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl8=\n\n"
@@ -533,6 +537,7 @@ def build() -> dict[str, Vector]:
     ]  # fmt: skip
     made += _denials()
     made += _erasures()
+    made += _encryption()
     return {vector.name: vector for vector in made}
 
 
@@ -614,6 +619,60 @@ def _erasures() -> list[Vector]:
         describe_tree(out, canonical.decode(out.data), "payload", "payload")
         made.append(Vector(name, about, out.data, out.done()))
     return made
+
+
+class _OneKey:
+    """A keyring with the one key of the vectors."""
+
+    places = ()
+
+    def key_for(self, coordinate: Coordinate, kind: int, key: bytes | None) -> bytes:
+        return SEALING_KEY_ID
+
+    def load(self, key_id: bytes) -> bytes:
+        return SEALING_KEY
+
+    def destroy(self, key_id: bytes) -> bool:
+        return False
+
+
+def _encryption() -> list[Vector]:
+    """The envelope of codec 2, the event that shreds its key, and a keyring's file."""
+    where, payload = Coordinate("door:1", "house"), canonical.encode({"open": True})
+    sealing = Vault(_OneKey()).sealing(where, 0xF001, 1, payload, KEY)
+    envelope, digest = sealing.sealed(KEY)
+    out = Describer(envelope)
+    for size, name in ((16, "key_id"), (16, "key_commit"), (16, "V")):
+        out.take(size, "envelope", name, f"{size} bytes")
+    out.take(len(payload), "envelope", "ciphertext", f"{len(payload)} bytes")
+    results = {
+        "key": SEALING_KEY.hex(),
+        "associated data": (KEY + sealing.names).hex(),
+        "payload": payload.hex(),
+        "content_hash": digest.hex(),
+    }
+    about = (
+        "The envelope of codec 2 of an event with an idempotency key: entity door:1, scope house, "
+        "kind 0xf001, payload version 1."
+    )
+    vector = Vector("encrypted-envelope", about, envelope, out.done(), results)
+    file = encode_key_file(SEALING_KEY_ID, SEALING_KEY, START_US)
+    out = Describer(file)
+    for size, name, value in (
+        (8, "magic", "BATPKY, 01, 0a"), (16, "key_id", SEALING_KEY_ID.hex()),
+        (8, "created_us", str(START_US)), (4, "length", "64"), (4, "crc", "of all but itself"),
+        (64, "key", "64 bytes"),
+    ):  # fmt: skip
+        out.take(size, "file", name, value)
+    return [
+        vector,
+        _payload(
+            "key-shredded-payload",
+            "The payload of 0x0017.",
+            system.key_shredded_event(key_id=SEALING_KEY_ID).envelope,
+        ),
+        Vector("key-file", "The file of that key in a keyring.", file, out.done()),
+    ]
 
 
 def _manifest(segment: bytes, hint: bytes, journal: Journal) -> Vector:

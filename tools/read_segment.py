@@ -99,6 +99,7 @@ SYSTEM_PAYLOADS: dict[int, tuple[tuple[str, type], ...]] = {
     0x0014: (("segments", list), ("payloads", int), ("bytes", int)),
     0x0015: (("key_id", bytes), ("algorithm", str), ("public_key", bytes)),
     0x0016: (("key_id", bytes), ("reason", str)),
+    0x0017: (("key_id", bytes),),
     0x0018: (("action", str), ("from_journal", bytes), ("at", int), ("until", int)),
 }
 OPEN = 0x0008
@@ -1142,6 +1143,8 @@ class Reader:
             raise MalformedError(f"events is {found['events']} where {self.in_epoch} were written")
         if row.kind == ERASURE:
             check_runs(found["sequences"], row.sequence)
+        if row.kind == 0x0017 and len(found["key_id"]) != 16:
+            raise MalformedError("key_id has not 16 bytes")
         if row.kind == 0x0018:
             if found["action"] not in ("repaired", "restored", "forked"):
                 raise MalformedError(f"action is {found['action']!r}")

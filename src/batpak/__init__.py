@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batpak.engine.report import OpenReport as OpenReport
     from batpak.engine.report import VerifyReport as VerifyReport
     from batpak.engine.restoring import RestoreReport as RestoreReport
+    from batpak.engine.shredding import ShredReport as ShredReport
     from batpak.engine.snapshot import SnapshotReport as SnapshotReport
     from batpak.errors import BatpakError as BatpakError
     from batpak.errors import Conflict as Conflict
@@ -90,6 +91,7 @@ _HOMES = {
     "batpak.engine.proving": ("ConsistencyProof",),
     "batpak.engine.report": ("Cut", "Finding", "OpenReport", "VerifyReport"),
     "batpak.engine.restoring": ("RestoreReport",),
+    "batpak.engine.shredding": ("ShredReport",),
     "batpak.engine.snapshot": ("SnapshotReport",),
     "batpak.errors": (
         "BatpakError", "Conflict", "Damaged", "EventNotFound", "GateDenied", "Indeterminate",

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
 from batpak.clock import Clock, as_clock
 from batpak.errors import InvalidInput
 
-__all__ = ["Durability", "Every", "Signer", "StoreConfig", "Watermark"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batpak.coordinate import Coordinate
+
+__all__ = ["Durability", "Every", "Keyring", "Signer", "StoreConfig", "Watermark"]
 
 MIB = 1 << 20
 
@@ -83,6 +88,36 @@ class Signer(Protocol):
         ...
 
 
+@runtime_checkable
+class Keyring(Protocol):
+    """What holds the keys that payloads are encrypted with: one of `batpak.keyring`, or yours.
+
+    A key has 64 random bytes, and an id of 16 random bytes that is never used again. Which
+    events share a key is the keyring's business. Threads may call any method at once.
+    """
+
+    @property
+    def places(self) -> Sequence[str]:
+        """Files and directories that hold what it knows; none may be inside a journal."""
+        ...
+
+    def key_for(self, coordinate: Coordinate, kind: int, key: bytes | None) -> bytes:
+        """The id of the key for a new event of a raw kind; `key` is its idempotency key.
+
+        A key that is made for it is durable before its id is returned. An id that
+        `destroy` was given is never returned again.
+        """
+        ...
+
+    def load(self, key_id: bytes) -> bytes | None:
+        """The 64 bytes of a key; None when it is not there."""
+        ...
+
+    def destroy(self, key_id: bytes) -> bool:
+        """Destroy a key durably; whether it was there. Raises where it may still be there."""
+        ...
+
+
 def _option(default: Any, meaning: str, bounds: str) -> Any:
     return field(default=default, metadata={"meaning": meaning, "bounds": bounds})
 
@@ -102,7 +137,10 @@ class StoreConfig:
     )
     payload_max_bytes: int = _option(16 * MIB, "largest payload", "1 … 256 MiB")
     batch_max_events: int = _option(65_536, "most events in one commit", "1 … 1 048 576")
-    codec: str = _option("salted", "how payloads are stored", '"salted", "plain"')
+    codec: str = _option("salted", "how payloads are stored", '"salted", "plain", "encrypted"')
+    keyring: Keyring | None = _option(
+        None, "the keys of encrypted payloads, to read and to write them", "a Keyring"
+    )
     origin: str | None = _option(
         None,
         "the journal's name in checkpoints; fixed at creation",
@@ -153,7 +191,7 @@ class StoreConfig:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise _refused(name, value, f"a whole number from {least} to {most}")
         for name, allowed in (
-            ("codec", ("salted", "plain")),
+            ("codec", ("salted", "plain", "encrypted")),
             ("verify", ("always", "content")),
             ("on_kind_collision", ("refuse", "warn", "ignore")),
         ):
@@ -163,6 +201,10 @@ class StoreConfig:
             if not isinstance(getattr(self, name), bool):
                 raise _refused(name, getattr(self, name), "a bool")
         self._check_keys()
+        if self.keyring is not None and not isinstance(cast("object", self.keyring), Keyring):
+            raise _refused("keyring", self.keyring, "a Keyring of batpak.keyring")
+        if self.codec == "encrypted" and self.keyring is None:
+            raise _refused("codec", "encrypted", '"salted" or "plain", unless keyring= is given')
         share = self.submit_threshold
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise _refused("submit_threshold", share, "a share above 0, at most 1")

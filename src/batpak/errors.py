@@ -46,7 +46,12 @@ __all__ = [
     "JournalRewound",
     "KeyFileRefused",
     "KeyInvalid",
+    "KeyNotDestroyed",
     "KeyNotInForce",
+    "KeyShredded",
+    "KeyUnavailable",
+    "KeyringFailed",
+    "KeyringRefused",
     "KindCollision",
     "KindError",
     "KindMismatch",
@@ -56,12 +61,14 @@ __all__ = [
     "NotASnapshot",
     "NotCheckpointed",
     "NotErasable",
+    "NotShreddable",
     "OutcomeFailed",
     "OutcomeUnavailable",
     "PayloadDamaged",
     "PayloadDefinitionError",
     "PayloadDetached",
     "PayloadErased",
+    "PayloadShredded",
     "PayloadTooLarge",
     "PayloadUnreadable",
     "PlatformUnsupported",
@@ -295,6 +302,14 @@ class KeyFileRefused(InvalidInput):
     reason: str | None
 
 
+class KeyringRefused(InvalidInput):
+    """A keyring, or a key in it, is not one to encrypt with: `reason` says why."""
+
+    code = "keyring-refused"
+    file: str | None
+    reason: str | None
+
+
 class ExtensionError(InvalidInput):
     """A receipt extension breaks a rule; `reason` says which."""
 
@@ -322,6 +337,14 @@ class NotErasable(InvalidInput):
 
     code = "not-erasable"
     sequence: int | None
+
+
+class NotShreddable(InvalidInput):
+    """What was named can't be shredded, or not without more; `reason` says why."""
+
+    code = "not-shreddable"
+    sequence: int | None
+    reason: str | None
 
 
 class NotAJournal(InvalidInput):
@@ -502,11 +525,26 @@ class PayloadDetached(Conflict):
     code = "payload-detached"
 
 
+class PayloadShredded(Conflict):
+    """The key of the payload was destroyed; the event, its hashes and proofs remain."""
+
+    code = "payload-shredded"
+    key_id: str | None
+
+
 class PayloadUnreadable(Conflict):
     """The payload's codec is not known to this version, or its key is not at hand."""
 
     code = "payload-unreadable"
     codec: int | None
+
+
+class KeyUnavailable(PayloadUnreadable):
+    """The key of an encrypted payload is not at hand: `reason` says why."""
+
+    code = "key-unavailable"
+    key_id: str | None
+    reason: str | None
 
 
 class GateDenied(Conflict):
@@ -562,6 +600,29 @@ class JournalLocked(Unavailable):
     code = "journal-locked"
     pid: int | None
     exit_code = 4
+
+
+class KeyShredded(Unavailable):
+    """The key that an event was to be encrypted with is shredded; nothing was written."""
+
+    code = "key-shredded"
+    key_id: str | None
+
+
+class KeyNotDestroyed(Unavailable):
+    """Keys are shredded in the journal and may still stand in the keyring; `key_ids` are they.
+
+    Opening with that keyring, or shredding again, destroys them.
+    """
+
+    code = "key-not-destroyed"
+    key_ids: tuple[str, ...] | None
+
+
+class KeyringFailed(Unavailable):
+    """A keyring that is a service, or its library, gave an error instead of an answer."""
+
+    code = "keyring-failed"
 
 
 class NoSpace(Unavailable):

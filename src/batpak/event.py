@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from blake3 import blake3
@@ -20,9 +20,11 @@ from batpak import canonical, payloads
 from batpak.coordinate import Coordinate
 from batpak.errors import (
     JournalCorrupt,
+    KeyUnavailable,
     KindMismatch,
     PayloadDetached,
     PayloadErased,
+    PayloadShredded,
     PayloadUnreadable,
 )
 from batpak.ids import CausationId, CorrelationId, EventId
@@ -42,6 +44,7 @@ __all__ = [
     "ROW_PLACE",
     "ROW_SIZE",
     "SALT_SIZE",
+    "SEALED_OVERHEAD",
     "Event",
     "EventSummary",
     "PayloadState",
@@ -75,6 +78,8 @@ FLAG_KEYED: Final = 0x100
 CODEC_PLAIN: Final = 0
 CODEC_SALTED: Final = 1
 CODEC_ENCRYPTED: Final = 2
+SEALED_OVERHEAD: Final = 48
+"""What encryption adds to a payload: key id, commitment to the key, synthetic IV."""
 
 EVENT_PREFIX: Final = b"batpak/event/v1\0"
 CONTENT_PREFIX: Final[dict[int, bytes]] = {
@@ -160,6 +165,14 @@ def open_envelope(codec: int, envelope: bytes) -> bytes:
         return envelope[SALT_SIZE:]
     if codec == CODEC_PLAIN:
         return envelope
+    if codec == CODEC_ENCRYPTED:
+        raise KeyUnavailable(
+            "the payload is encrypted, and no keyring is at hand here",
+            codec=codec,
+            key_id=envelope[:16].hex(),
+            reason="no-keyring",
+            advice="read the event from a store that was opened with keyring=",
+        )
     raise PayloadUnreadable(
         f"codec {codec} can't be read by this version of batpak",
         codec=codec,
@@ -371,24 +384,43 @@ class EventSummary(msgspec.Struct, frozen=True, gc=False, eq=False, repr_omit_de
         )
 
 
+class Opener(Protocol):
+    """What has the keys of encrypted payloads: a `batpak.encryption.Vault`."""
+
+    def open(self, row: bytes, metadata: bytes, envelope: bytes) -> bytes: ...
+
+
 class Event(EventSummary, frozen=True, gc=False, eq=False):
     """A stored event with its payload, decoded only when asked for."""
 
     _envelope: bytes | None
     payload_state: PayloadState = PayloadState.PRESENT
+    _vault: Opener | None = None
+    """For an encrypted payload."""
 
     @property
     def raw(self) -> bytes:
-        """The payload's bytes. Raises PayloadErased, PayloadDetached, PayloadUnreadable."""
+        """The payload's bytes.
+
+        Raises PayloadErased, PayloadDetached, PayloadUnreadable; of an encrypted payload
+        PayloadShredded, KeyUnavailable, PayloadDamaged and what its keyring raises.
+        """
         envelope = self._envelope
         if envelope is None:
             raise self._gone()
         codec = self._row[_CODEC]
-        return envelope[SALT_SIZE:] if codec == CODEC_SALTED else open_envelope(codec, envelope)
+        if codec == CODEC_SALTED:
+            return envelope[SALT_SIZE:]
+        if codec == CODEC_ENCRYPTED and self._vault is not None:
+            return self._vault.open(self._row, self._metadata, envelope)
+        return open_envelope(codec, envelope)
 
     @property
     def envelope(self) -> bytes | None:
-        """What stands in the segment for this payload; None once it is gone."""
+        """What stands in the segment for this payload; None once it is gone.
+
+        Of an encrypted payload the ciphertext, which stays when its key is shredded.
+        """
         return self._envelope
 
     @property
@@ -400,7 +432,7 @@ class Event(EventSummary, frozen=True, gc=False, eq=False):
     def payload(self) -> Any:
         """The payload as its registered class, upcast; plain values where none is registered.
 
-        Raises PayloadErased, PayloadDetached, PayloadUnreadable, DecodeError.
+        Raises as `raw`, and DecodeError.
         """
         # The one property that runs for each event of a scan: raw and version inline.
         row, envelope = self._row, self._envelope
@@ -422,8 +454,14 @@ class Event(EventSummary, frozen=True, gc=False, eq=False):
 
     @property
     def content_hash(self) -> bytes:
-        """BLAKE3 of the payload's bytes; 32 zero bytes once the payload is gone."""
-        return NO_HASH if self._envelope is None else blake3(self.raw).digest()
+        """BLAKE3 of the payload's bytes; 32 zero bytes once the payload is gone.
+
+        Raises KeyUnavailable where an encrypted payload can't be read.
+        """
+        try:
+            return blake3(self.raw).digest()
+        except (PayloadErased, PayloadDetached, PayloadShredded):
+            return NO_HASH
 
     def route(self, cls: type[T]) -> T | None:
         """The payload as `cls`, or None when the event is of another kind."""

@@ -60,10 +60,24 @@ from batpak.engine.proving import MAX_RANGE, ConsistencyProof, Prover
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
 from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
+from batpak.engine.shredding import (
+    KEYS_IN_A_COMMIT,
+    ShredReport,
+    check_keyring,
+    destroy_keys,
+    fold_shredded,
+    plan_shredding,
+)
 from batpak.engine.staging import Fence, Outbox
 from batpak.engine.submission import Pressure, Submission, SubmitQueue
 from batpak.engine.survey import checkpoint_sizes
-from batpak.engine.system import MAX_SEGMENTS, close_event, compaction_event, key_retired_event
+from batpak.engine.system import (
+    MAX_SEGMENTS,
+    close_event,
+    compaction_event,
+    key_retired_event,
+    key_shredded_event,
+)
 from batpak.engine.tree import Tree
 from batpak.errors import (
     BatpakError,
@@ -74,6 +88,7 @@ from batpak.errors import (
     JournalCorrupt,
     JournalPoisoned,
     KeyNotInForce,
+    KeyringRefused,
     KindCollision,
     NotCheckpointed,
     PayloadDamaged,
@@ -126,6 +141,7 @@ __all__ = [
     "Page",
     "Point",
     "ReadOnlyStore",
+    "ShredReport",
     "Stats",
     "Store",
 ]
@@ -438,6 +454,15 @@ class _Reading:
     ) -> ErasureReport:
         """What `erase` would name now; writes nothing. Raises as `erase`, but for writing."""
         return plan_erasure(self._reader, what, where, self._bound())
+
+    def plan_shredding(
+        self, what: Region | Iterable[EventId | int | bytes] | EventId | int | bytes
+    ) -> ShredReport:
+        """What `shred` would do now, other events of the same keys included; writes nothing.
+
+        Raises as `shred`, but for writing.
+        """
+        return plan_shredding(self._reader, what, self._bound())
 
     def plan_compaction(self) -> CompactionPlan:
         """Which segments hold erased payloads, and where copies of them may stand.
@@ -800,7 +825,7 @@ class Store(_Reading):
             files, self._layout, opened.identity, opened.index, opened.pool, opened.writer,
             opened.sealed,
         )  # fmt: skip
-        self._preparer = Preparer(config)
+        self._preparer = Preparer(config, opened.reader.vault)
         self._appender = Appender(
             opened.writer, opened.reader, self._preparer, self._journal_id, config.durability,
             opened.sealed, self._sealer.write_sidecars,
@@ -867,12 +892,17 @@ class Store(_Reading):
             )
         elif not isinstance(config, StoreConfig):
             raise InvalidInput("config= takes a StoreConfig", field="config", value=config)
+        layout = Layout(path)
+        if config.keyring is not None:
+            check_keyring(config.keyring, layout.root)
         if mode == "r":
             return ReadOnlyStore(path, config, files)
         if mode != "rw":
             raise InvalidInput('a mode is "rw" or "r"', field="mode", value=mode)
         _check_kinds(config)
-        store = cls(open_for_writing(files, Layout(path), config), config, files)
+        store = cls(open_for_writing(files, layout, config), config, files)
+        if config.keyring is not None:
+            store._destroy_again()
         if config.signing_keys:
             store._introduce_keys()
         return store
@@ -1197,6 +1227,7 @@ class Store(_Reading):
             check_timeout(timeout)
         check_on_replay(on_replay)
         self._drain_mine()
+        self._preparer.renew(events)
         if events[0].key is not None and not self._keys_ready:
             # Once, and not under the append lock: a look-up by key finds its table there.
             with self._reader.index.keys_lock:
@@ -1392,6 +1423,7 @@ class Store(_Reading):
         if self._writer.is_over:
             # Before any lock of ours, which in a forked child nobody may ever free.
             self._writer.check()
+        self._preparer.renew(events)
         queue = self._queue or self._start_queue()
         submission = Submission(
             events, guard, is_single=is_single, durable=durable, on_replay=on_replay
@@ -1469,7 +1501,78 @@ class Store(_Reading):
         written = self._writer.log.sequence
         if written > self._folded:
             fold_erasures(self._reader, self._folded, written)
+            fold_shredded(self._reader, self._folded, written)
             self._folded = written
+
+    def shred(
+        self,
+        what: Region | Iterable[EventId | int | bytes] | EventId | int | bytes,
+        *,
+        also_others: bool = False,
+    ) -> ShredReport:
+        """Destroy the keys of these events' payloads: nobody reads them again, in no copy.
+
+        `what`: a Region (its encrypted events), ids or sequences, or ids of keys (16 bytes).
+        First the journal says, durably, which keys are shredded; then the keyring destroys
+        them. Events, hashes, receipts and proofs stay. A key covers what the keyring's policy
+        says: where it covers more events than `what` does, nothing is done unless
+        `also_others`. What was shredded before is destroyed again, in case it still stands.
+        Raises InvalidInput, EventNotFound, NotShreddable, KeyringRefused without a keyring,
+        PayloadDamaged, as `append`; KeyNotDestroyed when the journal says so and the keyring
+        failed: repeat it, or open the journal again.
+        """
+        keyring = self._config.keyring
+        if keyring is None:
+            raise KeyringRefused(
+                "shredding destroys keys, and the store was opened without a keyring",
+                field="keyring",
+                reason="missing",
+                advice="open it with keyring=",
+            )
+        self._writer.check()
+        self._drain_mine()
+        with self._erasing, self._reader.vault.shredding:
+            self._fold_written()
+            plan = plan_shredding(self._reader, what, self._bound())
+            if not also_others:
+                plan.check_no_others()
+            receipts = self._record_shredding([key.key_id for key in plan.keys])
+            # Crash before this: the next open destroys them.
+            destroy_keys(keyring, [key.key_id for key in (*plan.keys, *plan.before)])
+        return replace(plan, receipts=tuple(receipts))
+
+    def _record_shredding(self, key_ids: Sequence[bytes]) -> list[AppendReceipt]:
+        """Say durably which keys are shredded; from then on nothing is sealed under them."""
+        vault = self._reader.vault
+        receipts: list[AppendReceipt] = []
+        for at in range(0, len(key_ids), KEYS_IN_A_COMMIT):
+            part = key_ids[at : at + KEYS_IN_A_COMMIT]
+            events = [key_shredded_event(key_id=key_id) for key_id in part]
+            before = vault.shredded
+            try:
+                # Under the append lock: no event comes after it that was sealed with them.
+                receipts += self._appender.commit(
+                    events, durable=True, guard=lambda _, part=part: vault.shred(part)
+                )
+                self._folded = receipts[-1].sequence + 1
+            except BaseException:
+                # As in `erase`: what is written counts.
+                vault.shredded = before
+                with suppress(BatpakError):
+                    self._fold_written()
+                raise
+        return receipts
+
+    def _destroy_again(self) -> None:
+        """Destroy what the journal says is shredded; the store closes if that fails."""
+        keyring, shredded = self._config.keyring, self._reader.vault.shredded
+        if keyring is None or not shredded:
+            return
+        try:
+            destroy_keys(keyring, sorted(shredded))
+        except BaseException:
+            self._release()
+            raise
 
     def compact(self, *, min_bytes: int = 0) -> CompactionReport:
         """Rewrite the segments that hold erased payloads without them; all else stays.

@@ -103,6 +103,11 @@ _keys = typer.Typer(
     help="Make keys to sign with, and say which of them count.",
     rich_markup_mode=None,
 )
+_keyring = typer.Typer(
+    name="keyring",
+    help="Make keyrings, whose keys encrypt payloads.",
+    rich_markup_mode=None,
+)
 _witness = typer.Typer(
     name="witness",
     help="Ask witnesses to cosign checkpoints, or be one.",
@@ -162,6 +167,7 @@ for _name, _command in (
     ("export", reading.export),
     ("erase", forgetting.erase),
     ("compact", forgetting.compact),
+    ("shred", forgetting.shred),
     ("repair", checking.repair),
     ("doctor", checking.doctor),
     ("snapshot", keeping.snapshot),
@@ -182,6 +188,8 @@ for _name, _command in (
     ("retire", proving.keys_retire),
 ):
     _keys.command(_name)(_command)
+app.add_typer(_keyring)
+_keyring.command("new")(forgetting.keyring_new)
 app.add_typer(_witness)
 _witness.command("request")(proving.witness_request)
 _witness.command("cosign")(proving.witness_cosign)

@@ -18,6 +18,7 @@ from batpak.kinds import Category, EventKind
 
 if TYPE_CHECKING:
     from batpak import Event, ReadOnlyStore, Region, Store
+    from batpak.config import Keyring
 
 __all__ = [
     "WANTS_JSON",
@@ -27,9 +28,11 @@ __all__ = [
     "EntityOption",
     "Journal",
     "JsonOption",
+    "KeyringOption",
     "KindOption",
     "ScopeOption",
     "WitnessOption",
+    "keyring_at",
     "open_to_write",
     "parse_event",
     "parse_id",
@@ -80,6 +83,13 @@ ClockOption = Annotated[
         metavar="A:B", help="Places A to B in each entity's stream, both included; A: and :B too."
     ),
 ]
+KeyringOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keyring", metavar="KEYS", envvar="BATPAK_KEYRING",
+        help="Where the keys of encrypted payloads are: a directory, or system:NAME.",
+    ),
+]  # fmt: skip
 AfterOption = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Only events after sequence N.")
 ]
@@ -122,6 +132,16 @@ def parse_event(store: Store | ReadOnlyStore, text: str) -> Event:
     if text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS:
         return store.at(int(text))
     return store.get(batpak.EventId.from_bytes(parse_id(text)))
+
+
+def keyring_at(place: str | None) -> Keyring | None:
+    """The keyring of a directory, or of the system under a name. Raises KeyringRefused."""
+    from batpak.keyring import FileKeyring, SystemKeyring
+
+    if place is None:
+        return None
+    kind, colon, name = place.partition(":")
+    return SystemKeyring(name) if colon and kind == "system" else FileKeyring(place)
 
 
 def read_text(path: str, limit: int) -> str:

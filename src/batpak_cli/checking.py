@@ -13,7 +13,14 @@ import typer
 
 import batpak
 from batpak_cli import shapes, terminal
-from batpak_cli.arguments import Journal, JsonOption, WitnessOption, read_text
+from batpak_cli.arguments import (
+    Journal,
+    JsonOption,
+    KeyringOption,
+    WitnessOption,
+    keyring_at,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from batpak.engine.doctor import Examination
@@ -54,13 +61,15 @@ def verify(
             min=0, max=64, metavar="K", help="How many of the witnesses must have signed."
         ),
     ] = 0,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a journal or a bundle; exit 1 when something is wrong.
 
     A journal: recomputes every hash and link, and the Merkle root under each checkpoint.
     Whoever can rewrite all of it can also make new hashes and, with the key, checkpoints:
-    compare with what witnesses signed, or with a note that you kept elsewhere.
+    compare with what witnesses signed, or with a note that you kept elsewhere. Encrypted
+    payloads are checked without their keys; with --keyring they are opened as well.
 
     A bundle: needs no journal, only keys that you trust, and lists what was checked. Not
     shown is not failed: read what is not shown.
@@ -86,7 +95,7 @@ def verify(
     if receipt_key or witnesses:
         raise typer.BadParameter("--receipt-key and --witness are for bundles")
     with (
-        batpak.Store.open(path, mode="r") as store,
+        batpak.Store.open(path, mode="r", keyring=keyring_at(keyring)) as store,
         terminal.Bar("verify", unit="bytes", quiet=json) as bar,
     ):
         report = store.verify(level, progress=bar, keys=() if log is None else (log,))
@@ -102,6 +111,9 @@ def verify(
             f"in {terminal.counted(report.segments, 'segment')}, "
             f"level {report.level}, {report.seconds:.2f} s{root}"
         )
+        if report.unopened:
+            why = ", ".join(f"{number} {reason}" for reason, number in report.closed.items())
+            terminal.note(f"encrypted payloads: {report.encrypted}; not opened: {why}")
     if not report.ok:
         raise typer.Exit(1)
 

@@ -1,11 +1,11 @@
-"""Commands that take payloads away: erase and compact. They need the journal's lock.
+"""Commands that take payloads away: erase, compact, shred. They need the journal's lock.
 
 Nothing is taken without --yes; without it, and with --dry-run, they only look.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,8 +18,10 @@ from batpak_cli.arguments import (
     EntityOption,
     Journal,
     JsonOption,
+    KeyringOption,
     KindOption,
     ScopeOption,
+    keyring_at,
     open_to_write,
     parse_id,
     parse_region,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from batpak.engine.compacting import RemainingCopy
 
-__all__ = ["compact", "erase"]
+__all__ = ["compact", "erase", "keyring_new", "shred"]
 
 _SEQUENCE_DIGITS = 19
 
@@ -149,6 +151,115 @@ def compact(
         _tell_copies(done.copies)
     if done.outcome == "failed":
         raise typer.Exit(5)
+
+
+def shred(
+    journal: Journal,
+    events: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EVENT]...", help="Sequences, or ids: event:<32 hex digits>."),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HEX", help="A key by its id, 32 hex digits; repeatable."),
+    ] = None,
+    entity: EntityOption = None,
+    scope: ScopeOption = None,
+    kind: KindOption = None,
+    category: CategoryOption = None,
+    clock: ClockOption = None,
+    keyring: KeyringOption = None,
+    also_others: Annotated[
+        bool, typer.Option("--also-others", help="Also what else these keys cover.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Destroy the keys of some encrypted payloads; the events stay.
+
+    First the journal says so, durably; then the keyring destroys the keys. In every copy of
+    the journal these payloads are gone. Hashes, receipts and proofs stay valid. A key that
+    covers more than what was named is refused without --also-others; --dry-run counts.
+
+    Exit 5 without --yes: nothing is written then.
+
+    In Python: Store.shred and Store.plan_shredding. With --json: the shape "shred".
+
+    \b
+    Example:
+      batpak keyring new keys
+      batpak append journal user:8f3a room --json-payload '"secret"' --keyring keys
+      batpak shred journal --entity user:8f3a --keyring keys --yes
+    """
+    chosen = parse_region(entity, scope, kind, category, clock)
+    named = [*(events or ()), *(key or ())]
+    if bool(named) == (chosen != batpak.Region.all()):
+        raise typer.BadParameter("name events or keys, or choose by options such as --entity")
+    keys = [_parse_key_id(text) for text in key or ()]
+    what = [*(_parse_event(text) for text in events or ()), *keys] if named else chosen
+    if dry_run:
+        with batpak.Store.open(journal, mode="r") as reader:
+            found = reader.plan_shredding(what)
+    else:
+        _want_yes(yes)
+        with open_to_write(journal, keyring=keyring_at(keyring)) as store:
+            found = store.shred(what, also_others=also_others)
+    if json:
+        terminal.emit(shapes.shredded(found, dry_run=dry_run))
+        return
+    verb = "would shred" if dry_run else "shredded"
+    print(
+        f"{verb} {terminal.counted(len(found.keys), 'key')}: "
+        f"{terminal.counted(found.events, 'event')} asked for, {found.others} others; "
+        f"shredded before: {terminal.counted(len(found.before), 'key')}"
+    )
+    if found.unencrypted:
+        terminal.note(
+            f"not encrypted, so they stay: {terminal.counted(found.unencrypted, 'event')}; "
+            "run: batpak erase"
+        )
+    if found.system:
+        terminal.note(f"left alone: {terminal.counted(found.system, 'event')} of the journal's own")
+
+
+def keyring_new(
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="A directory that is new or empty.")
+    ],
+    policy: Annotated[
+        Literal["entity", "category", "kind", "event"],
+        typer.Option(
+            metavar="WHICH", help="Events that share a key: by entity, category, kind or event."
+        ),
+    ] = "entity",
+    json: JsonOption = False,
+) -> None:
+    """Make a keyring: a directory of keys that only you may read.
+
+    Keep it outside of the journal and of the journal's backups, and back it up: what it
+    loses is shredded.
+
+    In Python: batpak.keyring.FileKeyring.create. With --json: the shape "keyring".
+
+    \b
+    Example:
+      batpak keyring new other-keys --policy kind
+    """
+    from batpak.keyring import FileKeyring, Policy
+
+    made = FileKeyring.create(directory, policy=Policy(policy))
+    if json:
+        terminal.emit({"path": made.path, "policy": made.policy.value})
+        return
+    print(terminal.safe(f"created: {made.path}, a key for each {made.policy.value}"))
+
+
+def _parse_key_id(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not hex", param_hint="--key") from error
 
 
 def _parse_event(text: str) -> batpak.EventId | int:

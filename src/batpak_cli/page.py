@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from batpak.errors import BatpakError, ProofInvalid
+from batpak.event import CODEC_ENCRYPTED
 from batpak.proof.notes import Checkpoint, Note
 from batpak_cli import shapes, terminal
 
@@ -127,6 +128,8 @@ def _event(shown: ShownEvent, event: Event) -> str:
 
 
 def _payload(event: Event) -> str:
+    if event.row.codec == CODEC_ENCRYPTED:
+        return "It is encrypted, for those who have its key. The ciphertext is proven."
     try:
         return shapes.line(shapes.as_json(event.value))
     except BatpakError:

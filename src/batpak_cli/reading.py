@@ -26,8 +26,10 @@ from batpak_cli.arguments import (
     EntityOption,
     Journal,
     JsonOption,
+    KeyringOption,
     KindOption,
     ScopeOption,
+    keyring_at,
     parse_event,
     parse_region,
 )
@@ -39,9 +41,9 @@ __all__ = ["export", "log", "query", "show", "stats", "tail"]
 
 
 @contextmanager
-def _reading(journal: str) -> Generator[ReadOnlyStore]:
+def _reading(journal: str, keyring: str | None = None) -> Generator[ReadOnlyStore]:
     """The journal, read-only; what opening met is raised once its readable part is shown."""
-    with batpak.Store.open(journal, mode="r") as store:
+    with batpak.Store.open(journal, mode="r", keyring=keyring_at(keyring)) as store:
         yield store
         for finding in store.open_report.findings:
             raise JournalCorrupt(
@@ -72,6 +74,7 @@ def log(
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, metavar="N", help="How many events.")
     ] = 20,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the newest events as a table, oldest first.
@@ -82,7 +85,7 @@ def log(
     Example:
       batpak log journal -n 5
     """
-    with _reading(journal) as store:
+    with _reading(journal, keyring) as store:
         _show(_newest(store, number), json)
 
 
@@ -91,6 +94,7 @@ def show(
     event: Annotated[
         str, typer.Argument(metavar="EVENT", help="A sequence, or an id: event:<32 hex digits>.")
     ],
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show all that is known of one event, its hashes checked.
@@ -101,7 +105,7 @@ def show(
     Example:
       batpak show journal 0
     """
-    with batpak.Store.open(journal, mode="r") as store:
+    with batpak.Store.open(journal, mode="r", keyring=keyring_at(keyring)) as store:
         found = parse_event(store, event)
     shape = shapes.event(found)
     if json:
@@ -131,6 +135,7 @@ def tail(
         float,
         typer.Option(min=0.001, max=3600, metavar="SECONDS", help="How often to look for more."),
     ] = 0.2,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the newest events, one a line; -f follows a live journal.
@@ -143,7 +148,7 @@ def tail(
     Example:
       batpak tail journal -n 3
     """
-    with _reading(journal) as store:
+    with _reading(journal, keyring) as store:
         try:
             shown = len(store)
             if number:
@@ -179,6 +184,7 @@ def query(
     limit: Annotated[
         int, typer.Option(min=0, metavar="N", help="At most this many; 0 for all.")
     ] = 100,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the events for which every option holds, in order.
@@ -193,7 +199,7 @@ def query(
       batpak query journal --entity player --clock 0:9
     """
     region = parse_region(entity, scope, kind, category, clock)
-    with _reading(journal) as store:
+    with _reading(journal, keyring) as store:
         events = store.query(region, after=after)
         last: list[Event] = []
         _show(_noting_last(islice(events, limit) if limit else events, last), json)
@@ -242,6 +248,7 @@ def export(
     category: CategoryOption = None,
     clock: ClockOption = None,
     after: AfterOption = None,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write events as JSON lines, with payloads, labels and hashes.
@@ -258,7 +265,7 @@ def export(
     region = parse_region(entity, scope, kind, category, clock)
     began = time.perf_counter()
     with (
-        _reading(journal) as store,
+        _reading(journal, keyring) as store,
         terminal.Bar(
             "export", unit="events", quiet=json or (out is None and sys.stdout.isatty())
         ) as bar,

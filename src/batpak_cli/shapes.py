@@ -1,6 +1,6 @@
 """What `--json` prints, as plain values of JSON; each shape's fields are documented here.
 
-JSON knows neither bytes nor maps with other keys than text, so plain payloads get four
+JSON knows neither bytes nor maps with other keys than text, so plain payloads get five
 marks, each an object with a single key: see `MARKS`. Nothing else is changed: numbers
 keep all their digits, also those that a reader with 64-bit floats would round.
 """
@@ -11,7 +11,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from batpak.errors import BatpakError
+from batpak.errors import BatpakError, CanonicalError, KeyUnavailable
 
 if TYPE_CHECKING:
     from batpak import (
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ErasureReport,
         Event,
         Finding,
+        ShredReport,
         Stats,
         VerifyReport,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "kept",
     "key_span",
     "line",
+    "shredded",
     "stats",
     "verified",
     "would_compact",
@@ -62,6 +64,7 @@ MARKS = {
     '{"$float": "nan"}': "a float that JSON can't write: `nan`, `inf` or `-inf`",
     '{"$map": [[key, value], …]}': "a map with keys that are not text, or begin with `$`",
     '{"$raw": "00ff"}': "a whole payload that is not canonical MessagePack, as hex",
+    '{"$sealed": "00ff"}': "an encrypted payload whose key is not at hand: its envelope, as hex",
 }
 
 EVENT_FIELDS = {
@@ -131,6 +134,9 @@ SHAPES = {
         "bytes": "bytes of log checked",
         "seconds": "how long it took",
         "root": "Merkle root over the event hashes, hex; null for `chain`, and with events missing",
+        "encrypted": "events with an encrypted payload; 0 for `chain`",
+        "closed": "of these, how many payloads were not opened, by reason: `no-keyring`, "
+        "`unknown-key`, `shredded`, `gone` and others",
         "findings": "a list of findings",
     },
     "verdict": {
@@ -198,6 +204,22 @@ SHAPES = {
         "already": "events that were asked for and had been erased before",
         "system": "events of the journal itself that were left alone",
         "receipts": "ids of the events that say so",
+    },
+    "shred": {
+        "dry_run": "whether nothing was written",
+        "keys": "keys that are destroyed: `key_id`, `asked` (events that were asked for), "
+        "`events` (all that it covers)",
+        "before": "the same for keys that had been shredded before",
+        "events": "events that were asked for and can't be read any more",
+        "others": "events that were not, and share their keys",
+        "unencrypted": "events asked for that no key protects: erase them",
+        "gone": "encrypted events asked for whose payload compaction had taken out",
+        "system": "events of the journal itself that were left alone",
+        "receipts": "ids of the events that say so",
+    },
+    "keyring": {
+        "path": "the keyring's directory",
+        "policy": "which events share a key: `entity`, `category`, `kind` or `event`",
     },
     "compact": {
         "outcome": "`performed`, `skipped`, `failed`, or `planned` after --dry-run",
@@ -324,7 +346,9 @@ def _payload(stored: Event) -> Any:
         return None
     try:
         return as_json(stored.value)
-    except BatpakError:
+    except KeyUnavailable:
+        return {"$sealed": (stored.envelope or b"").hex()}
+    except CanonicalError:
         # Bytes as given to append_raw need not be MessagePack.
         return {"$raw": stored.raw.hex()}
 
@@ -382,6 +406,8 @@ def verified(report: VerifyReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "seconds": round(report.seconds, 6),
         "root": None if report.root is None else report.root.hex(),
+        "encrypted": report.encrypted,
+        "closed": dict(report.closed),
         "findings": [finding(found) for found in report.findings],
     }
 
@@ -467,6 +493,15 @@ def erased(report: ErasureReport, *, dry_run: bool) -> dict[str, Any]:
         "system": report.system,
         "receipts": [str(receipt.event_id) for receipt in report.receipts],
     }
+
+
+def shredded(report: ShredReport, *, dry_run: bool) -> dict[str, Any]:
+    """The shape "shred"."""
+    from batpak.engine.report import plain
+
+    fields = {name: plain(getattr(report, name)) for name in SHAPES["shred"] if name != "dry_run"}
+    receipts = [str(receipt.event_id) for receipt in report.receipts]
+    return {"dry_run": dry_run, **fields, "receipts": receipts}
 
 
 def would_compact(plan: CompactionPlan) -> dict[str, Any]:

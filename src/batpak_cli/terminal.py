@@ -153,11 +153,10 @@ def event_table(events: Iterable[Event]) -> None:
 def event_cells(event: Event) -> tuple[str, ...]:
     """Sequence, time, entity, scope, kind, clock and payload of one event, for people."""
     shape = shapes.event(event)
-    payload = (
-        shapes.line(shape["payload"])
-        if shape["payload_state"] == "present"
-        else (f"({shape['payload_state']})")
-    )
+    payload = f"({shape['payload_state']})"
+    if shape["payload_state"] == "present":
+        is_sealed = isinstance(shape["payload"], dict) and "$sealed" in shape["payload"]
+        payload = "(encrypted)" if is_sealed else shapes.line(shape["payload"])
     return (
         str(event.sequence),
         event.time.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],

@@ -11,7 +11,15 @@ import typer
 import batpak
 from batpak.errors import InvalidInput
 from batpak_cli import shapes, terminal
-from batpak_cli.arguments import Journal, JsonOption, open_to_write, parse_id, parse_kind
+from batpak_cli.arguments import (
+    Journal,
+    JsonOption,
+    KeyringOption,
+    keyring_at,
+    open_to_write,
+    parse_id,
+    parse_kind,
+)
 
 if TYPE_CHECKING:
     from batpak.kinds import EventKind
@@ -84,12 +92,14 @@ def append(
     correlation: Annotated[
         str | None, typer.Option(metavar="ID", help="The conversation that it belongs to.")
     ] = None,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Append one event, durable when the command returns.
 
     The payload is any JSON value. Refused, since it would be changed or lost: a key
-    that stands twice in an object, NaN, numbers beyond 64 bits.
+    that stands twice in an object, NaN, numbers beyond 64 bits. With --keyring the payload
+    is encrypted.
 
     In Python: Store.append. With --json: the receipt, as AppendReceipt.to_json gives it.
 
@@ -107,7 +117,9 @@ def append(
         family = batpak.CorrelationId.from_bytes(parse_id(correlation))
     data = _standard_input() if json_payload is None else os.fsencode(json_payload)
     value = data if raw else _json_value(data)
-    with open_to_write(journal) as store:
+    ring = keyring_at(keyring)
+    codec = {} if ring is None else {"codec": "encrypted", "keyring": ring}
+    with open_to_write(journal, **codec) as store:
         if raw:
             receipt = store.append_raw(where, number, data, causation=cause, correlation=family)
         else:

@@ -561,6 +561,61 @@ def test_what_to_erase_is_said_in_one_way(own: Path) -> None:
     assert (system["events"], system["system"] > 0) == (0, True)
 
 
+def test_payloads_are_encrypted_read_and_shredded_from_the_command_line(
+    own: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    made = batpak("keyring", "new", keys, "--json").json
+    assert made.keys() == SHAPES["keyring"].keys()
+    assert made["policy"] == "entity"
+    batpak("keyring", "new", keys, code=5)
+    secret = ("--json-payload", '"the secret"', "--keyring", keys, "--json")
+    first = batpak("append", own, "user:1", "room", *secret).json["sequence"]
+    second = batpak("append", own, "user:1", "room", *secret).json["sequence"]
+    third = batpak("append", own, "user:2", "room", *secret).json["sequence"]
+    assert batpak("show", own, first, "--keyring", keys, "--json").json["payload"] == "the secret"
+    sealed = batpak("show", own, first, "--json").json["payload"]
+    assert bytes.fromhex(sealed["$sealed"])[16:]
+    for command in (("log",), ("tail",), ("query", "--entity", "user")):
+        words = (command[0], own, *command[1:])
+        assert batpak(*words).out.count("(encrypted)") == 3
+        assert batpak(*words, "--keyring", keys).out.count("the secret") == 3
+    assert "the secret" not in batpak("export", own).out
+    assert batpak("export", own, "--keyring", keys).out.count("the secret") == 3
+    report = batpak("verify", own, "--json").json
+    assert (report["ok"], report["encrypted"], report["closed"]) == (True, 3, {"no-keyring": 3})
+    assert "encrypted payloads: 3; not opened: 3 no-keyring" in batpak("verify", own).err
+    assert batpak("verify", own, "--keyring", keys, "--json").json["closed"] == {}
+
+    planned = batpak("shred", own, first, "--dry-run", "--json").json
+    assert planned.keys() == SHAPES["shred"].keys()
+    assert (planned["events"], planned["others"], planned["receipts"]) == (1, 1, [])
+    told = batpak("shred", own, first, second, "--keyring", keys, "--json", code=5)
+    assert json.loads(told.err)["error"]["facts"]["field"] == "yes"
+    told = batpak("shred", own, first, "--keyring", keys, "--yes", "--json", code=5)
+    assert json.loads(told.err)["error"]["facts"]["reason"] == "covers-more"
+    told = batpak("shred", own, first, second, "--yes", "--json", code=5)
+    assert json.loads(told.err)["error"]["code"] == "keyring-refused"
+    batpak("shred", own, "--keyring", keys, "--yes", code=2)
+    batpak("shred", own, "--key", "zz", "--keyring", keys, "--yes", code=2)
+    batpak("shred", own, "--key", "00" * 16, "--keyring", keys, "--yes", code=5)
+    batpak("shred", own, "0", "--keyring", keys, "--yes", code=5)
+    done = batpak("shred", own, first, second, "--keyring", keys, "--yes", "--json").json
+    assert done.keys() == SHAPES["shred"].keys()
+    assert (done["events"], len(done["receipts"]), len(done["keys"])) == (2, 1, 1)
+    again = batpak("shred", own, first, second, "--keyring", keys, "--yes")
+    assert again.out.endswith("shredded before: 1 key\n")
+    shown = batpak("show", own, first, "--keyring", keys, "--json").json
+    assert (shown["payload_state"], shown["payload"]) == ("shredded", None)
+    assert batpak("show", own, third, "--keyring", keys, "--json").json["payload"] == "the secret"
+    key_id = batpak("show", own, third, "--json").json["payload"]["$sealed"][:32]
+    last = batpak("shred", own, "--key", key_id, "--keyring", keys, "--yes")
+    assert last.out.startswith("shredded 1 key: 1 event asked for, 0 others")
+    assert batpak("verify", own, "--json").json["closed"] == {"shredded": 3}
+    missing = batpak("log", own, "--keyring", tmp_path / "none", "--json", code=5)
+    assert json.loads(missing.err)["error"]["facts"]["reason"] == "missing"
+
+
 def test_compact_names_the_copies_that_may_remain(own: Path, tmp_path: Path) -> None:
     os.link(segment(own), tmp_path / "copy.seg")
     batpak("erase", own, "--entity", "player", "--reason", "x", "--yes")

@@ -16,7 +16,7 @@ COMMANDS = {
     "demo", "init", "append", "import jsonl", "import csv", "import git", "log", "show",
     "tail", "query", "checkpoint", "prove", "verify", "stats", "export", "repair", "doctor",
     "keys new", "keys show", "keys add", "keys list", "keys retire", "witness request",
-    "witness cosign", "erase", "compact", "snapshot", "restore", "fork",
+    "witness cosign", "erase", "compact", "shred", "keyring new", "snapshot", "restore", "fork",
 }  # fmt: skip
 
 

@@ -64,7 +64,12 @@ JournalPoisoned         journal-poisoned        Damaged        no   3
 JournalRewound          journal-rewound         Damaged        no   3
 KeyFileRefused          key-file-refused        InvalidInput   no   5
 KeyInvalid              key                     InvalidInput   no   5
+KeyNotDestroyed         key-not-destroyed       Unavailable    yes  5
 KeyNotInForce           key-not-in-force        Conflict       no   5
+KeyShredded             key-shredded            Unavailable    yes  5
+KeyUnavailable          key-unavailable         Conflict       no   5
+KeyringFailed           keyring-failed          Unavailable    yes  5
+KeyringRefused          keyring-refused         InvalidInput   no   5
 KindCollision           kind-collision          InvalidInput   no   5
 KindError               kind                    InvalidInput   no   5
 KindMismatch            kind-mismatch           Conflict       no   5
@@ -74,12 +79,14 @@ NotAJournal             not-a-journal           InvalidInput   no   5
 NotASnapshot            not-a-snapshot          InvalidInput   no   5
 NotCheckpointed         not-checkpointed        Conflict       no   5
 NotErasable             not-erasable            InvalidInput   no   5
+NotShreddable           not-shreddable          InvalidInput   no   5
 OutcomeFailed           outcome-failed          Conflict       no   5
 OutcomeUnavailable      outcome-unavailable     Unavailable    yes  5
 PayloadDamaged          payload-damaged         Damaged        no   3
 PayloadDefinitionError  payload-definition      InvalidInput   no   5
 PayloadDetached         payload-detached        Conflict       no   5
 PayloadErased           payload-erased          Conflict       no   5
+PayloadShredded         payload-shredded        Conflict       no   5
 PayloadTooLarge         payload-too-large       InvalidInput   no   5
 PayloadUnreadable       payload-unreadable      Conflict       no   5
 PlatformUnsupported     platform-unsupported    InvalidInput   no   5

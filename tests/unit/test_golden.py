@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from batpak import Store
+from batpak.engine.system import shredded_by
 from batpak.errors import PayloadDetached, PayloadErased
+from batpak.keyring.files import decode_key_file, encode_key_file
+from tests.support.siv import siv_encrypt
 from tools import golden_vectors, read_segment
 
 FOLDER = Path(__file__).parent.parent / "golden" / "journal"
@@ -236,3 +240,28 @@ def test_segments_of_an_ancestor_are_accepted_up_to_the_fork(tmp_path: Path) -> 
     fork["lineage"][0]["until"] = 0
     (path / "journal.json").write_text(json.dumps(fork))
     assert not read_segment.read_journal(path).ok
+
+
+# --- encryption -----------------------------------------------------------------------------
+
+
+def test_the_encrypted_envelope_is_what_rfc_5297_makes_of_its_parts() -> None:
+    envelope, results = stored("encrypted-envelope"), described("encrypted-envelope")["results"]
+    key, names, payload = (
+        bytes.fromhex(results[name]) for name in ("key", "associated data", "payload")
+    )
+    commitment = blake3(b"batpak/key/v1\0" + key).digest()[:16]
+    assert envelope == bytes(range(16, 32)) + commitment + siv_encrypt(key, [names], payload)
+    digest = blake3(b"batpak/content/v1\0\x02" + envelope).hexdigest()
+    assert digest == results["content_hash"]
+
+
+def test_the_frozen_key_file_is_read_today() -> None:
+    key = bytes.fromhex(described("encrypted-envelope")["results"]["key"])
+    key_id = stored("encrypted-envelope")[:16]
+    assert decode_key_file(stored("key-file"), key_id) == key
+    assert encode_key_file(key_id, key, golden_vectors.START_US) == stored("key-file")
+
+
+def test_the_frozen_shredding_names_its_key() -> None:
+    assert shredded_by(stored("key-shredded-payload")) == stored("encrypted-envelope")[:16]

@@ -39,9 +39,9 @@ def test_a_reader_has_no_way_to_write() -> None:
     assert public == {
         "ancestors", "at", "checkpoint_sizes", "close", "count", "diagnostics", "entity", "fork",
         "get", "import_position", "journal_id", "latest", "open_report", "origin", "page", "path",
-        "plan_compaction", "plan_erasure", "prove", "prove_consistency", "prove_range", "query",
-        "refresh", "signing_keys", "snapshot", "stats", "stored_checkpoint", "verify",
-        "verify_receipt",
+        "plan_compaction", "plan_erasure", "plan_shredding", "prove", "prove_consistency",
+        "prove_range", "query", "refresh", "signing_keys", "snapshot", "stats",
+        "stored_checkpoint", "verify", "verify_receipt",
     }  # fmt: skip
 
 

@@ -20,9 +20,11 @@ from batpak.errors import (
     IdempotencyConflict,
     Indeterminate,
     InvalidInput,
+    KeyUnavailable,
+    PayloadShredded,
     WaitTimeout,
 )
-from batpak.event import Event, EventSummary
+from batpak.event import Event, EventSummary, PayloadState
 from batpak.journal.group import Request
 from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
 from batpak.receipt import AppendReceipt
@@ -208,7 +210,7 @@ class Appender:
             reason = "coordinate"
         elif found.kind.raw != event.kind:
             reason = "kind"
-        elif found.envelope is not None and found.raw != self._preparer.payload_of(event):
+        elif _payload_of(found) not in (None, self._preparer.payload_of(event)):
             reason = "payload"
         if reason is None:
             return
@@ -253,6 +255,20 @@ class Appender:
                 for event, done in zip(events, committed, strict=True)
             ]
         )  # fmt: skip
+
+
+def _payload_of(found: Event) -> bytes | None:
+    """The stored payload to compare a retry with; None where it is gone, or its key is.
+
+    Comparing it is comparing envelopes: under its key, id and names the same payload gives
+    the same ciphertext.
+    """
+    if found.payload_state is not PayloadState.PRESENT:
+        return None
+    try:
+        return found.raw
+    except (KeyUnavailable, PayloadShredded):
+        return None
 
 
 def _indeterminate(receipts: tuple[AppendReceipt, ...], error: Exception) -> Indeterminate:

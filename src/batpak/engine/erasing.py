@@ -35,7 +35,7 @@ from batpak.ids import EventId
 from batpak.index.query import Query
 from batpak.index.runs import Runs
 from batpak.journal.writer import Prepared
-from batpak.kinds import SYSTEM_ERASURE
+from batpak.kinds import SYSTEM_ERASURE, EventKind
 from batpak.receipt import AppendReceipt
 
 __all__ = [
@@ -44,7 +44,10 @@ __all__ = [
     "erasure_events",
     "fold_erasures",
     "is_erasure",
+    "is_own",
     "plan_erasure",
+    "sequences_of",
+    "system_sequences",
 ]
 
 logger = logging.getLogger("batpak.journal")
@@ -81,9 +84,14 @@ class ErasureReport:
 
 def is_erasure(event: EventSummary) -> bool:
     """Whether this is an erasure event of the journal's own."""
+    return is_own(event, SYSTEM_ERASURE)
+
+
+def is_own(event: EventSummary, kind: EventKind) -> bool:
+    """Whether this is an event of this kind that the journal wrote about itself."""
     row = event.row
     return (
-        row.kind == SYSTEM_ERASURE.raw
+        row.kind == kind.raw
         and row.codec == CODEC_PLAIN
         and event.metadata_bytes[: row.entity_len] == LIFECYCLE.entity_bytes
     )
@@ -144,9 +152,9 @@ def plan_erasure(reader: LogReader, what: object, where: Where | None, bound: in
             field="where",
             advice="pass a Region, or Region.all()",
         )
-    asked = Runs.of(_named(reader, what, bound))
+    asked = Runs.of(sequences_of(reader, what, bound))
     erased = reader.erased or Runs()
-    for sequence in _system_sequences(reader, 0, bound):
+    for sequence in system_sequences(reader, 0, bound):
         if sequence in asked:
             raise NotErasable(
                 f"event {sequence} is the journal's own: what it says of itself stays",
@@ -165,7 +173,7 @@ def _report(runs: Runs, already: int, system: int) -> ErasureReport:
 
 def _of_region(reader: LogReader, region: Region, where: Where | None, bound: int) -> ErasureReport:
     query = Query.of(region)
-    kept = set(_system_sequences(reader, 0, bound))
+    kept = set(system_sequences(reader, 0, bound))
     erased = reader.erased or Runs()
     already = system = 0
 
@@ -183,7 +191,7 @@ def _of_region(reader: LogReader, region: Region, where: Where | None, bound: in
     return _report(runs, already, system)
 
 
-def _system_sequences(reader: LogReader, low: int, high: int) -> Iterator[int]:
+def system_sequences(reader: LogReader, low: int, high: int) -> Iterator[int]:
     """Events at the journal's own entities: there are a few for each opening."""
     name = _RESERVED.rstrip(b":")
     for sequence in reader.sequences(Query(entity=name), low, high):
@@ -191,7 +199,9 @@ def _system_sequences(reader: LogReader, low: int, high: int) -> Iterator[int]:
             yield sequence
 
 
-def _named(reader: LogReader, what: object, bound: int) -> Iterator[int]:
+def sequences_of(
+    reader: LogReader, what: object, bound: int, *, verb: str = "erase"
+) -> Iterator[int]:
     """Sequences that are named one by one. Raises InvalidInput, EventNotFound."""
     if isinstance(what, (int, EventId)):
         what = (what,)
@@ -199,7 +209,7 @@ def _named(reader: LogReader, what: object, bound: int) -> Iterator[int]:
     if isinstance(named, (str, bytes, dict)) or not isinstance(named, Iterable):
         name = type(cast("object", named)).__name__
         raise InvalidInput(
-            "erase() takes a Region, EventIds or sequences", field="what", value=name
+            f"{verb}() takes a Region, EventIds or sequences", field="what", value=name
         )
     for each in cast("Iterable[Any]", named):
         if isinstance(each, EventId):
@@ -216,7 +226,7 @@ def _named(reader: LogReader, what: object, bound: int) -> Iterator[int]:
                 )
         else:
             raise InvalidInput(
-                "erase() takes a Region, EventIds or sequences", field="what", value=each
+                f"{verb}() takes a Region, EventIds or sequences", field="what", value=each
             )
         yield sequence
 

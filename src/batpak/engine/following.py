@@ -12,12 +12,14 @@ import time
 from typing import TYPE_CHECKING
 
 from batpak.config import StoreConfig
+from batpak.encryption import Vault
 from batpak.engine.erasing import fold_erasures
 from batpak.engine.history import Place, place_of
 from batpak.engine.keeping import load_keys
 from batpak.engine.opening import check_place, tell_opened
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport
+from batpak.engine.shredding import fold_shredded
 from batpak.engine.survey import (
     Found,
     check_splice,
@@ -80,7 +82,7 @@ class Follower:
         self._last_hash = NO_HASH
         self._last_record: tuple[int, int] | None = None
         self._chain = Chain(0, 0, 0, 0)
-        self.reader = LogReader(self._index, self._pool)
+        self.reader = LogReader(self._index, self._pool, Vault(config.keyring))
         self.reader.renew_part = self._renew_part
         self.bound = 0
         self._folded = 0
@@ -116,6 +118,7 @@ class Follower:
                 self._index.clear()
                 self._last_hash, self.bound, self._folded = NO_HASH, 0, 0
                 self.reader.erased = None
+                self.reader.vault.shredded = frozenset()
         raise JournalCorrupt(
             "the journal's segments are replaced faster than they can be read",
             file=self._layout.segments,
@@ -124,10 +127,15 @@ class Follower:
         )
 
     def _show(self, bound: int) -> None:
-        """Show the events below `bound`, but what erasures among them name."""
-        fold_erasures(self.reader, self._folded, bound)
+        """Show the events below `bound`, but what erasures and shreddings among them name."""
+        self._fold(bound)
         self._folded = max(self._folded, bound)
         self.bound = max(self.bound, bound)
+
+    def _fold(self, bound: int) -> None:
+        """Refuse what erasures and shreddings below `bound` name that were not read yet."""
+        fold_erasures(self.reader, self._folded, bound)
+        fold_shredded(self.reader, self._folded, bound)
 
     def _renew_part(self, base: int) -> None:
         renew_part(self._files, self._layout, self.identity, self._pool, self._index, base)
@@ -208,7 +216,7 @@ class Follower:
         parts.append(growing)
         self._index.begin(newest.base, parts)
         # What is erased is known before it can be seen; again, if it was cut short.
-        fold_erasures(self.reader, self._folded, bound)
+        self._fold(bound)
         # No call among these, so Ctrl-C comes before them all or after.
         self._growing_header, self._state, self._chain = header, state, chain
         self._last_record, self._last_hash, self._part = last_record, last_hash, growing
@@ -407,7 +415,7 @@ class Follower:
             self._last_hash = apply_record(record, reader.read, self._part, self._heads)
             self._heads.clear()
         chain, last = record.chain, (record.offset, record.header.head_crc)
-        fold_erasures(self.reader, self._folded, chain.sequence)
+        self._fold(chain.sequence)
         # No call among these, so Ctrl-C comes before them all or after.
         self._chain, self._last_record = chain, last
         self.bound = self._folded = chain.sequence

@@ -17,10 +17,12 @@ from uuid import UUID, uuid4
 
 from batpak.clock import MAX_US
 from batpak.config import StoreConfig
+from batpak.encryption import Vault
 from batpak.engine.erasing import fold_erasures
 from batpak.engine.keeping import load_keys
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
+from batpak.engine.shredding import fold_shredded
 from batpak.engine.survey import (
     Found,
     Survey,
@@ -254,7 +256,7 @@ def _open_locked(
     pools.append(pool)
     newest = found.segments[-1]
     pool.set_growing(newest.base, may_map=True)
-    reader = LogReader(index, pool)
+    reader = LogReader(index, pool, Vault(config.keyring))
     reader.renew_part = lambda base: renew_part(files, layout, identity, pool, index, base)
     mapped = rebuilt = walked = 0
     last_hash, last_hlc = NO_HASH, 0
@@ -325,6 +327,7 @@ def _open_locked(
 
     with phases("index"):
         fold_erasures(reader, 0, index.end)
+        fold_shredded(reader, 0, index.end)
 
     with phases("repair"):
         newest_fd = _own_file(files, layout, newest, tail, pool)

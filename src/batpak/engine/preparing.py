@@ -7,7 +7,8 @@ Knows payload classes and options, not where an event will stand.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from blake3 import blake3
 from batpak import canonical, payloads
 from batpak.config import StoreConfig
 from batpak.coordinate import Coordinate
+from batpak.encryption import Sealing, Vault
 from batpak.engine.system import RESERVED_ENTITY_PREFIX
 from batpak.errors import (
     BatchTooLarge,
@@ -28,14 +30,17 @@ from batpak.errors import (
     UnregisteredPayload,
 )
 from batpak.event import (
+    CODEC_ENCRYPTED,
     CODEC_PLAIN,
     CODEC_SALTED,
     CONTENT_PREFIX,
     FLAG_KEYED,
+    NO_HASH,
     NO_ID,
     ROW_CONTENT,
     ROW_VERSION,
     SALT_SIZE,
+    SEALED_OVERHEAD,
     Event,
 )
 from batpak.ids import CausationId, CorrelationId, EventId, Id128
@@ -46,6 +51,7 @@ from batpak.receipt import encode_extensions
 
 __all__ = ["Preparer", "check_unique_keys", "expected_clock"]
 
+_CODECS = {"plain": CODEC_PLAIN, "salted": CODEC_SALTED, "encrypted": CODEC_ENCRYPTED}
 _U32_MAX = 0xFFFFFFFF
 _CALLER_FLAGS = 0xFF
 _RESERVED_ENTITY = RESERVED_ENTITY_PREFIX.encode()
@@ -55,9 +61,15 @@ _binding_of = payloads.lookup_type
 class Preparer:
     """Makes events of one store's codec and limits; threads may share it."""
 
-    def __init__(self, config: StoreConfig) -> None:
+    def __init__(self, config: StoreConfig, vault: Vault | None = None) -> None:
+        """`vault` is what encrypts, where the codec is "encrypted"."""
         self._salted = config.codec == "salted"
-        self._codec = CODEC_SALTED if self._salted else CODEC_PLAIN
+        self._codec = _CODECS[config.codec]
+        self._vault = vault if config.codec == "encrypted" else None
+        self._judge = self
+        if self._vault is not None:
+            # What is only judged must not make a key.
+            self._judge = Preparer(replace(config, codec="plain"))
         self._payload_max = config.payload_max_bytes
         self._batch_max = config.batch_max_events
         self._salts: Iterator[bytes] = iter(())
@@ -174,15 +186,21 @@ class Preparer:
             key = _key_bytes(key)
             flags |= FLAG_KEYED
         scope = coordinate.scope_bytes
-        # Taken and given back: two threads must not share one.
-        hasher = self._hashers.pop() if self._hashers else blake3()
-        hasher.reset()
-        hasher.update(self._content_prefix + data)
+        sealing = None
+        if self._vault is None:
+            # Taken and given back: two threads must not share one.
+            hasher = self._hashers.pop() if self._hashers else blake3()
+            hasher.reset()
+            hasher.update(self._content_prefix + data)
+            digest = hasher.digest()
+            self._hashers.append(hasher)
+        else:
+            sealing = self._vault.sealing(coordinate, raw_kind, version, data, key)
+            data, digest = bytes(len(data) + SEALED_OVERHEAD), NO_HASH
         content = ROW_CONTENT.pack(
             lane, depth, len(packed), raw_kind, version, flags, len(entity), len(scope),
-            ROW_VERSION, self._codec, len(data), 0, hasher.digest(),
+            ROW_VERSION, self._codec, len(data), 0, digest,
         )  # fmt: skip
-        self._hashers.append(hasher)
         return Prepared(
             coordinate,
             raw_kind,
@@ -194,6 +212,7 @@ class Preparer:
             key,
             packed,
             None if expect is None else expected_clock(expect),
+            sealing,
         )
 
     def denial(
@@ -207,13 +226,18 @@ class Preparer:
     ) -> Prepared:
         """A denial event at the denied coordinate. Raises InvalidInput."""
         # The reserved kind is ours to give; everything else is judged as ever.
-        self.one(coordinate, b"", DATA, correlation, causation, 0, 0, 0, extensions, is_raw=True)
+        self._judge.one(
+            coordinate, b"", DATA, correlation, causation, 0, 0, 0, extensions, is_raw=True
+        )
+        kind = SYSTEM_DENIAL.raw
+        envelope, sealing = self._wrapped(coordinate, kind, payload_version, data, None)
         return Prepared.of(
             coordinate,
-            SYSTEM_DENIAL.raw,
+            kind,
             payload_version,
             self._codec,
-            (next(self._salts, None) or self._new_salts()) + data if self._salted else data,
+            envelope,
+            sealing=sealing,
             extensions=encode_extensions(extensions or {}),
             correlation_id=None if correlation is None else correlation.bytes,
             causation_id=NO_ID if causation is None else causation.bytes,
@@ -228,23 +252,53 @@ class Preparer:
                 limit=self._payload_max,
                 advice="raise payload_max_bytes of the journal that imports",
             )
+        key = event.event_id.bytes
+        envelope, sealing = self._wrapped(
+            event.coordinate, event.kind.raw, event.payload_version, payload, key
+        )
         return Prepared.of(
             event.coordinate,
             event.kind.raw,
             event.payload_version,
             self._codec,
-            (next(self._salts, None) or self._new_salts()) + payload if self._salted else payload,
+            envelope,
+            sealing=sealing,
             extensions=extensions,
             flags=event.row.flags & _CALLER_FLAGS,
             lane=event.lane,
             depth=event.depth,
             correlation_id=event.row.correlation_id,
             causation_id=event.row.causation_id,
-            key=event.event_id.bytes,
+            key=key,
         )
+
+    def _wrapped(
+        self, coordinate: Coordinate, kind: int, version: int, payload: bytes, key: bytes | None
+    ) -> tuple[bytes, Sealing | None]:
+        """A payload in the codec's envelope, or zeros of its length and what will seal it."""
+        if self._vault is not None:
+            sealing = self._vault.sealing(coordinate, kind, version, payload, key)
+            return bytes(len(payload) + SEALED_OVERHEAD), sealing
+        if self._salted:
+            return (next(self._salts, None) or self._new_salts()) + payload, None
+        return payload, None
+
+    def renew(self, events: Sequence[Prepared]) -> None:
+        """Have events that were prepared a while ago sealed under keys that still are.
+
+        Raises as `one`, for a keyring's reasons.
+        """
+        if self._vault is None:
+            return
+        for event in events:
+            sealing = event.sealing
+            if isinstance(sealing, Sealing):
+                event.sealing = self._vault.renewed(sealing, event.coordinate, event.key)
 
     def payload_of(self, event: Prepared) -> bytes:
         """The payload's bytes of an event that this made."""
+        if event.sealing is not None:
+            return event.sealing.payload
         return event.envelope[SALT_SIZE:] if self._salted else event.envelope
 
     def _new_salts(self) -> bytes:

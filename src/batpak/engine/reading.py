@@ -18,8 +18,10 @@ from typing import Final, TypeVar
 
 from blake3 import blake3
 
+from batpak.encryption import Vault
 from batpak.errors import JournalCorrupt, PayloadDamaged
 from batpak.event import (
+    CODEC_ENCRYPTED,
     CONTENT_PREFIX,
     EVENT_PREFIX,
     ROW_SIZE,
@@ -52,9 +54,11 @@ T = TypeVar("T")
 class LogReader:
     """Events of one journal, by sequence, id or region."""
 
-    def __init__(self, index: Index, pool: SegmentPool) -> None:
+    def __init__(self, index: Index, pool: SegmentPool, vault: Vault | None = None) -> None:
         self.index = index
         self.pool = pool
+        self.vault = vault or Vault()
+        """What opens encrypted payloads, and knows which keys are shredded."""
         self.erased: Runs | None = None
         """Events whose payload is refused, whatever the segments still hold; None for none."""
         self.renew_part: Callable[[int], None] | None = None
@@ -166,7 +170,16 @@ class LogReader:
         if hasher.digest() != content:
             raise self._damaged_payload(slot, sequence, envelope_at)
         self._hashers.append(hasher)
+        if codec == CODEC_ENCRYPTED:
+            return self._encrypted(row, metadata, envelope)
         return Event(row, metadata, envelope)
+
+    def _encrypted(self, row: bytes, metadata: bytes, envelope: bytes) -> Event:
+        """An event that is opened when its payload is asked for."""
+        state = PayloadState.PRESENT
+        if self.vault.is_shredded(envelope):
+            state = PayloadState.SHREDDED
+        return Event(row, metadata, envelope, state, self.vault)
 
     def get(self, event_id: bytes, bound: int, *, event_hash: bool = True) -> Event | None:
         """The event below `bound` with this id; checked as by `at`."""
@@ -261,6 +274,9 @@ class LogReader:
                 update(prefixes[codec] + envelope)
                 if digest() != content:
                     raise self._damaged_payload(slot, found, envelope_at + start)
+                if codec == CODEC_ENCRYPTED:
+                    yield self._encrypted(row, metadata, envelope)
+                    continue
                 yield make(row, metadata, envelope)
 
     def _runs(
@@ -349,6 +365,15 @@ class LogReader:
             first = match.slot.first
             for row in match.rows.tolist():
                 yield first + row
+
+    def of_codec(self, codec: int, low: int, high: int) -> Iterator[int]:
+        """Sequences in [low, high) of events of one codec, ascending, read from the rows."""
+        wanted = bytes((codec,))
+        for _, reader, sequences, (rows, _, _) in self._runs(Query(), low, high):
+            view = reader.view(rows[-1] + ROW_SIZE)
+            for sequence, row_at in zip(sequences, rows, strict=True):
+                if view[row_at + 99 : row_at + 100] == wanted:
+                    yield sequence
 
     def first_match(self, query: Query, low: int, high: int) -> int | None:
         """The first matching sequence in [low, high)."""

@@ -104,6 +104,18 @@ class VerifyReport:
     """RFC 9162 root over the event hashes; None at level "chain", and where events are missing."""
     findings: list[Finding] = field(default_factory=list[Finding])
 
+    encrypted: int = 0
+    """Events with an encrypted payload; 0 at level "chain", which looks at none."""
+    closed: dict[str, int] = field(default_factory=dict[str, int])
+    """Of these, how many payloads were not opened, by reason: `no-keyring`, `unknown-key`,
+    `shredded`, `gone` (erased), `wrong-key`, `damaged`, or the code of the keyring's error.
+    `not-looked-at`: the index is damaged or old, so that the others were not even counted."""
+
+    @property
+    def unopened(self) -> int:
+        """Encrypted payloads of which all was checked but what they say."""
+        return sum(self.closed.values())
+
     @property
     def ok(self) -> bool:
         """Whether nothing was found."""

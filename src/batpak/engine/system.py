@@ -31,8 +31,10 @@ __all__ = [
     "history_event",
     "key_added_event",
     "key_retired_event",
+    "key_shredded_event",
     "open_event",
     "repaired_event",
+    "shredded_by",
 ]
 
 LIFECYCLE = Coordinate("batpak:store", "batpak:lifecycle")
@@ -79,6 +81,21 @@ def key_added_event(*, key_id: bytes, public_key: bytes) -> Prepared:
 def key_retired_event(*, key_id: bytes, reason: str) -> Prepared:
     """0x0016: from this event on, signatures by this key count no more."""
     return _system_event(kinds.SYSTEM_KEY_RETIRED, {"key_id": key_id, "reason": reason})
+
+
+def key_shredded_event(*, key_id: bytes) -> Prepared:
+    """0x0017: what is encrypted with this key is refused from here on; the key is destroyed."""
+    return _system_event(kinds.SYSTEM_KEY_SHREDDED, {"key_id": key_id})
+
+
+def shredded_by(payload: bytes) -> bytes:
+    """The id of the key that a 0x0017 event names, 16 bytes. Raises CanonicalError."""
+    entry: object = canonical.decode(payload)
+    fields = cast("dict[Any, Any]", entry) if isinstance(entry, dict) else {}
+    key_id = fields.get("key_id")
+    if not isinstance(key_id, bytes) or len(key_id) != 16:
+        raise CanonicalError("a key-shredded event's payload: key_id is not there, or no 16 bytes")
+    return key_id
 
 
 def history_event(

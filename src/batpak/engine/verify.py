@@ -26,6 +26,7 @@ from batpak.engine.report import Finding, VerifyReport
 from batpak.engine.survey import segment_bases
 from batpak.engine.system import RESERVED_ENTITY_PREFIX, erased_by
 from batpak.engine.tree import RunningRoot
+from batpak.engine.unsealing import check_encrypted
 from batpak.errors import (
     BatpakError,
     CanonicalError,
@@ -156,6 +157,8 @@ def verify_journal(
     if state.tree is not None:
         report.root = state.tree.root
         _compare_beyond(layout, state)
+    if state.full:
+        check_encrypted(reader, bound, report)
     if progress is not None:
         progress(total, total)
     report.segments = len(bases)

@@ -107,8 +107,20 @@ _VARIANT = bytes(0x80 | byte & 3 for byte in range(256))
 """Of the first byte of an id's low half: the variant, no counter, two random bits."""
 
 
-class Prepared(msgspec.Struct, frozen=True, gc=False):
-    """One event before it has a place: everything that is known without the lock."""
+class Sealing(Protocol):
+    """What makes an envelope that depends on the event's id, and its content hash."""
+
+    @property
+    def payload(self) -> bytes: ...
+    def sealed(self, event_id: bytes, /) -> tuple[bytes, bytes]: ...
+
+
+class Prepared(msgspec.Struct, gc=False):
+    """One event before it has a place: everything that is known without the lock.
+
+    Of an encrypted one, envelope and content hash are made when its id is known, each time
+    that it is committed anew; nothing else is ever changed.
+    """
 
     coordinate: Coordinate
     kind: int
@@ -123,6 +135,14 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     extensions: bytes
     expect: int | None = None
     """The clock that the event has to get, if it was asked for."""
+    sealing: Sealing | None = None
+    """Set for an encrypted payload. Until it is sealed, the envelope is zeros, of its length."""
+
+    def seal(self, event_id: bytes) -> None:
+        """Make the envelope for this id; under the append lock. Raises KeyShredded."""
+        assert self.sealing is not None, "asked before"
+        self.envelope, digest = self.sealing.sealed(event_id)
+        self.content = self.content[:-32] + digest
 
     @property
     def content_hash(self) -> bytes:
@@ -150,6 +170,7 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
         correlation_id: bytes | int | None = None,
         causation_id: bytes | int = NO_ID,
         key: bytes | None = None,
+        sealing: Sealing | None = None,
     ) -> Prepared:
         """An event with this payload, its envelope hashed here."""
         entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
@@ -161,7 +182,7 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
         )  # fmt: skip
         return cls(
             coordinate, kind, content, envelope, entity + scope + extensions, correlation_id,
-            causation_id, key, extensions,
+            causation_id, key, extensions, None, sealing,
         )  # fmt: skip
 
 
@@ -528,6 +549,8 @@ class Writer:
                 raise _stream_full(coordinate)
             if event_id is None:
                 event_id = new_id(hlc)
+            if event.sealing is not None:
+                event.seal(event_id)
             correlation, causation = event.correlation_id, event.causation_id
             if correlation is None:
                 correlation = event_id
@@ -615,6 +638,8 @@ class Writer:
                 event_id = _pack_id(
                     hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF, low | (hlc & 0xF) << 58
                 )
+            if event.sealing is not None:
+                event.seal(event_id)
             head = (
                 _pack_place(
                     sequence, event_id, event_id if correlation is None else correlation,
