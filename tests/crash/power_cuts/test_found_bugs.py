@@ -12,7 +12,7 @@ from batpak import Store
 from tests.crash.power_cuts.campaign import newest, oldest
 from tests.crash.power_cuts.disk_model import Survivors
 from tests.crash.power_cuts.memory_files import Change, Disk, MemoryFiles
-from tests.crash.power_cuts.workloads import JOURNAL, bury_store, segments_of
+from tests.crash.power_cuts.recording import JOURNAL, bury_store, segments_of
 from tests.support.faulty_files import Killed
 from tests.watched_files import WatchedFiles
 
