@@ -13,7 +13,7 @@ from tests.crash.power_cuts.campaign import KINDS, Tally, run_until
 from tests.crash.power_cuts.workloads import HEAVY, WORKLOADS
 from tests.support.effort import EXHAUSTIVE, SEED
 
-SHARE = 1100 if EXHAUSTIVE else 110
+SHARE = 1150 if EXHAUSTIVE else 115
 SHARES = {name: max(SHARE * HEAVY.get(name, 250) // 250, 40) for name in WORKLOADS}
 """States of each workload; fewer where each takes longer."""
 
