@@ -21,12 +21,10 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 from tests.crash.power_cuts.campaign import KINDS, Tally, run
-from tests.crash.power_cuts.workloads import WORKLOADS
+from tests.crash.power_cuts.workloads import HEAVY, WORKLOADS
 
 BUDGET = 250
 """States of one recording, spread over all its cuts."""
-HEAVY = {"sidecar-at-close": 40}
-"""Workloads whose states take longer: fewer of each recording."""
 SHOWN = 5
 """Failures that are printed whole."""
 GIVE_UP = 100

@@ -12,8 +12,18 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from batpak import Coordinate, Durability, EventKind, Item, Store, canonical
 from batpak.outcome import Batch, Err, ErrorKind, Ok, OutcomeError
@@ -111,6 +121,35 @@ def proofs() -> Iterator[Seed]:
         yield "entry-bundles", str(count), tiles.encode_entries([bytes(32)] * count)
 
 
+def signers() -> Iterator[Seed]:
+    """Key files of every kind, and requests to a witness."""
+    secret = bytes(range(40, 72))
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(secret)
+    other = ec.derive_private_key(7, ec.SECP256R1())
+    pem, pkcs8, der = Encoding.PEM, PrivateFormat.PKCS8, Encoding.DER
+    yield "signing-keys", "seed", secret
+    yield "signing-keys", "zeros", bytes(32)
+    yield "signing-keys", "short", secret[:31]
+    plain = key.private_bytes(pem, pkcs8, NoEncryption())
+    yield "signing-keys", "pem", plain
+    yield "signing-keys", "pem-cut", plain[:-40]
+    yield "signing-keys", "der", key.private_bytes(der, pkcs8, NoEncryption())
+    yield "signing-keys", "password", key.private_bytes(pem, pkcs8, BestAvailableEncryption(b"p"))
+    yield "signing-keys", "curve", other.private_bytes(pem, pkcs8, NoEncryption())
+    public = key.public_key().public_bytes(pem, PublicFormat.SubjectPublicKeyInfo)
+    yield "signing-keys", "public", public
+    note = proof_vectors.build()["checkpoint.txt"]
+    hash_ = b64encode(secret).decode()
+    for name, head in (
+        ("first", "old 0"), ("later", f"old 3\n{hash_}\n{hash_}"), ("number", "old 00"),
+        ("word", "new 0"), ("hash", "old 1\nAAAA"), ("spelling", f"old 1\n{hash_[:-2]}H="),
+        ("many", "old 1" + f"\n{hash_}" * 64), ("large", "old " + "9" * 19),
+    ):  # fmt: skip
+        yield "witness-requests", name, f"{head}\n\n{note}".encode()
+    yield "witness-requests", "no-note", b"old 0\n\n"
+    yield "witness-requests", "unsigned", f"old 0\n\n{note.partition('—')[0]}".encode()
+
+
 def seeds() -> Iterator[Seed]:
     """Every input that this script makes."""
     vectors = golden()
@@ -147,6 +186,7 @@ def seeds() -> Iterator[Seed]:
         yield "disposable-key-table", f"golden-{mode}", bytes([mode]) + vectors["key-table"]
         yield "disposable-sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
     yield from proofs()
+    yield from signers()
     for name, at, value in (
         ("hlc", 96, b"\xff" * 8), ("hlc-low", 96, bytes(8)), ("epoch", 104, b"\x09"),
         ("no-epoch", 104, b"\x00"), ("count", 40, b"\x05"), ("covered", 48, b"\x88"),

@@ -22,8 +22,9 @@ from batpak.journal.header import SegmentHeader
 from batpak.journal.hint import Hint
 from batpak.journal.identity import Identity
 from batpak.journal.keyfile import KeyHeader
+from batpak_cli import witness
 from tests.fuzz import target
-from tests.fuzz.targets import commands, files, journals, proofs, values
+from tests.fuzz.targets import commands, files, journals, proofs, signing, values
 
 TARGETS = target.load()
 INPUTS = [(name, path) for name in TARGETS for path in target.stored(name)]
@@ -127,10 +128,16 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "segment-header": (files, "SegmentHeader", WrongHeader),
     "segment-names": (files, "parse_segment_name", wrongly(7)),
     "sidecar": (files.MappedPart, "tally", raising(IndexError())),
+    "signing-keys": (
+        signing.SigningKey,
+        "__repr__",
+        lambda key: key.private.private_bytes_raw().hex(),
+    ),
     "strict-json": (commands, "parse", wrongly({"not": "that"})),
     "tail-hint": (Hint, "encode", wrongly(b"")),
     "tile-paths": (proofs.tiles.Tile, "parse", wrongly(proofs.tiles.Tile.parse("tile/0/000"))),
     "verifier-keys": (proofs.Key, "__str__", wrongly("key")),
+    "witness-requests": (witness, "replace_file", wrongly(None)),
 }
 
 

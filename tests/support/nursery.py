@@ -34,11 +34,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from batpak import Coordinate, Durability, EventKind, Item, Store
+from batpak import Coordinate, Durability, EventKind, Item, Region, Store
 from batpak.config import Every
 from batpak.errors import BatpakError, Indeterminate
 from batpak.files import REAL, Files
 from batpak.store import ReadOnlyStore
+from tests.support.proofs import LOG
 
 T = TypeVar("T")
 Line = dict[str, Any]
@@ -134,6 +135,21 @@ class Teller:
             return
         self.say(acknowledged=[receipt.to_json() for receipt in done])
 
+    def keyed(self, store: Store, *entities: str, padding: int = 0) -> list[Item]:
+        """As `commit`, each event under the key of its number; the items."""
+        events = [(entity, self.number + i) for i, entity in enumerate(entities)]
+        self.number += len(entities)
+        items = [keyed_item(entity, number, padding) for entity, number in events]
+        self.say(attempt=events, keyed=True)
+        try:
+            done = store.append_many(items)
+        except BatpakError as error:
+            written = isinstance(error, Indeterminate)
+            self.say(error="append", unknown=written, **described(error))
+        else:
+            self.say(acknowledged=[receipt.to_json() for receipt in done])
+        return items
+
     def show(self, store: Store | ReadOnlyStore) -> None:
         """Tell every event of a user that the store shows."""
         shown = self.attempt("read", lambda: list(store))
@@ -144,6 +160,12 @@ class Teller:
                 entities = [event.coordinate.entity for event in users]
                 numbers = [value["n"] for value in values if isinstance(value, dict)]
                 self.say(shown=list(zip(entities, numbers, strict=True)))
+
+
+def keyed_item(entity: str, number: int, padding: int = 1500) -> Item:
+    """The event of that number, under its key: what a retry has to give again."""
+    key = bytes([1]) + number.to_bytes(15, "big")
+    return Item(Coordinate(entity, SCOPE), {"n": number, "pad": bytes(padding)}, kind=KIND, key=key)
 
 
 def described(error: BatpakError) -> Line:
@@ -204,6 +226,65 @@ def reads(teller: Teller) -> None:
         if report is not None:
             teller.say(findings=[finding.code for finding in report.findings])
         teller.attempt("close", reader.close)
+
+
+def retries(teller: Teller) -> None:
+    """Append under keys, alone and in a batch, and again after each: nothing is written twice."""
+    store = teller.open()
+    if store is None:
+        return
+    for entities in (("player:0",), ("player:1", "player:0"), ("player:2",)):
+        items = teller.keyed(store, *entities, padding=1500)
+        again = teller.attempt("retry", partial(store.append_many, items))
+        if again is not None:
+            teller.say(retried=[receipt.to_json() for receipt in again])
+    teller.show(store)
+    teller.attempt("close", store.close)
+
+
+def forgets(teller: Teller) -> None:
+    """Erase what one player did, in sealed segments and in the newest, and compact."""
+    store = teller.open()
+    if store is None:
+        return
+    teller.commit(store, "player:0")
+    named = teller.attempt("read", lambda: list(store.query(Region("player:0"))))
+    if named is not None:
+        ids = [event.event_id for event in named]
+        teller.say(erase=[str(each) for each in ids])
+        if teller.attempt("erase", lambda: store.erase(ids, reason="asked for")) is not None:
+            teller.say(erased=True)
+        report = teller.attempt("compact", store.compact)
+        if report is not None:
+            teller.say(compacted=report.outcome, reason=report.reason)
+    teller.commit(store, "player:3")
+    teller.attempt("close", store.close)
+
+
+def attests(teller: Teller) -> None:
+    """Make a checkpoint, append, make another."""
+    store = teller.open(checkpoint_key=LOG)
+    if store is None:
+        return
+    for _ in range(2):
+        teller.commit(store, "player:0")
+        made = teller.attempt("checkpoint", store.checkpoint)
+        if made is not None:
+            teller.say(made=made.size)
+    teller.attempt("close", store.close)
+
+
+def copies(teller: Teller) -> None:
+    """Append, and take a snapshot, which shares the segments that are sealed."""
+    store = teller.open()
+    if store is None:
+        return
+    teller.commit(store, "player:0")
+    place = os.path.join(os.path.dirname(teller.path), "snapshot")
+    report = teller.attempt("snapshot", lambda: store.snapshot(place))
+    if report is not None:
+        teller.say(made=report.events)
+    teller.attempt("close", store.close)
 
 
 def outgrows(teller: Teller) -> None:
@@ -278,8 +359,11 @@ def works(teller: Teller) -> None:
 
 
 LIVES: dict[str, Callable[[Teller], None]] = {
-    life.__name__: life for life in (writes, reopens, reads, outgrows, hoards, works)
-}
+    life.__name__: life
+    for life in (
+        writes, reopens, reads, retries, forgets, attests, copies, outgrows, hoards, works,
+    )
+}  # fmt: skip
 
 
 def live(out: int, request: Line) -> None:
@@ -309,7 +393,7 @@ def warm_up() -> None:
         out = os.open(os.devnull, os.O_WRONLY)
         path = os.path.join(place, "journal")
         base: Line = {"path": path, "options": {"mode": "every"}, "number": 0}
-        for life in (writes, reopens, reads):
+        for life in (writes, reopens, reads, retries, forgets, attests, copies):
             life(Teller(out, base))
         os.close(out)
 

@@ -28,7 +28,7 @@ from tests.support.nursery import PATIENCE, ROOT, Child, Line, Nursery
 FILE_CALLS = (
     "openat", "close", "pread64", "pwrite64", "fdatasync", "fsync", "ftruncate", "fallocate",
     "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "flock",
-    "newfstatat", "fstat", "getdents64",
+    "newfstatat", "fstat", "getdents64", "link", "linkat", "rmdir", "ioctl",
 )  # fmt: skip
 """What batpak's one door to the file system comes to on Linux; `?` makes absent ones fine."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from batpak import AppendReceipt
+from batpak.ids import EventId
 from tests.support.checker import Attempt, Ledger, Outcome
 from tools import read_segment
 
@@ -45,6 +46,14 @@ class Account:
     ledger: Ledger
     complaints: list[Complaint] = field(default_factory=list[Complaint])
     opened: int = 0
+    keyed: list[Attempt] = field(default_factory=list[Attempt])
+    """Attempts whose events are under the keys of their numbers."""
+    made: list[int] = field(default_factory=list[int])
+    """Sizes of checkpoints, or of snapshots, that were reported as made."""
+    compacted: str | None = None
+    """What came of a compaction."""
+    reason: str = ""
+    """Why that failed."""
     findings: set[str] = field(default_factory=set[str])
 
 
@@ -62,6 +71,8 @@ def hear(lines: Sequence[Line], before: Ledger) -> Account:
             events = [(entity, number) for entity, number in line["attempt"]]
             ledger.attempts.append(Attempt(events))
             ledger.numbers = events[-1][1] + 1
+            if line.get("keyed"):
+                told.keyed.append(ledger.attempts[-1])
         elif "acknowledged" in line:
             attempt = ledger.attempts[-1]
             attempt.outcome = Outcome.ACKNOWLEDGED
@@ -75,6 +86,22 @@ def hear(lines: Sequence[Line], before: Ledger) -> Account:
             told.complaints.append(complaint)
             if complaint.step == "append" and not line["unknown"]:
                 ledger.attempts[-1].outcome = Outcome.REFUSED
+            if complaint.step == "erase" and not complaint.is_a("Indeterminate"):
+                ledger.erased.clear()
+        elif "retried" in line:
+            again = tuple(map(AppendReceipt.from_json, line["retried"]))
+            attempt = ledger.attempts[-1]
+            # A retry of what was refused is a first attempt.
+            assert again == (attempt.receipts or again), "a retry has another receipt"
+            attempt.outcome, attempt.receipts = Outcome.ACKNOWLEDGED, again
+        elif "erase" in line:
+            ledger.erased = dict.fromkeys(map(EventId.parse, line["erase"]), Outcome.UNKNOWN)
+        elif "erased" in line:
+            ledger.erased = dict.fromkeys(ledger.erased, Outcome.ACKNOWLEDGED)
+        elif "compacted" in line:
+            told.compacted, told.reason = line["compacted"], line["reason"] or ""
+        elif "made" in line:
+            told.made.append(line["made"])
         elif "shown" in line:
             ledger.explain_numbers(
                 [(entity, number) for entity, number in line["shown"]], may_end_early=True

@@ -21,18 +21,22 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from batpak import Store
+from batpak.kinds import SYSTEM_LOG_CHECKPOINT
+from batpak.proof.notes import Key
 from tests.support import effort
-from tests.support.checker import Ledger, check_journal
-from tests.support.nursery import Nursery
+from tests.support.checker import Ledger, Outcome, check_journal
+from tests.support.nursery import Nursery, keyed_item
+from tests.support.proofs import LOG
 from tests.support.syscalls import Call, Traced, read_trace, run_traced, why_not
 from tests.support.testimony import Account, check_unrecovered, hear
 
-MOST = 250
-"""Cases of one scenario; seven of them fit in a few minutes of two cores."""
+MOST = 150
+"""Cases of one scenario; eleven of them fit in a few minutes of two cores."""
 
 
 class Fault(NamedTuple):
@@ -71,14 +75,22 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     "newfstatat": (EIO, EINTR, failing("EACCES")),
     "fstat": (EIO, EINTR),
     "getdents64": (EIO, EINTR),
+    "link": (*FULL, failing("EPERM"), failing("EXDEV")),
+    "rmdir": (EIO, EINTR),
+    "ioctl": (EIO, ENOSPC, failing("EOPNOTSUPP")),
 }
-RENAMED = {"renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "mkdirat": "mkdir"}
+RENAMED = {
+    "renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "mkdirat": "mkdir",
+    "linkat": "link",
+}  # fmt: skip
 """Some machines have only the newer names."""
 RETRIED = {
     "openat", "pread64", "pwrite64", "fdatasync", "fsync", "ftruncate", "fallocate", "flock",
 }  # fmt: skip
 """Python makes these calls again after EINTR, so nobody notices it."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+TOLD = (".seg", ".bin", "journal.json", ".note", "manifest.json")
+"""Files without which something that was promised is not there."""
 
 
 # --- scenarios ---------------------------------------------------------------------
@@ -134,6 +146,11 @@ def many(nursery: Nursery, place: Path) -> Ledger:
     return lived(nursery, place, "hoards", Ledger(), count=1030, mode="os")
 
 
+def attested(nursery: Nursery, place: Path) -> Ledger:
+    """As `closed`, with two checkpoints."""
+    return lived(nursery, place, "attests", closed(nursery, place))
+
+
 SCENARIOS = {
     "write": Scenario(nothing, "writes"),
     "write in intervals": Scenario(nothing, "writes", "every"),
@@ -142,6 +159,10 @@ SCENARIOS = {
     "recover shared files": Scenario(linked, "reopens"),
     "close with a sidecar": Scenario(many, "reopens", "os", large=True),
     "follow": Scenario(closed, "reads"),
+    "append under keys": Scenario(closed, "retries"),
+    "erase and compact": Scenario(closed, "forgets", "os"),
+    "checkpoint": Scenario(attested, "attests", "os"),
+    "snapshot": Scenario(closed, "copies"),
 }
 
 
@@ -210,7 +231,7 @@ def must_be_told(call: Call, fault: Fault) -> bool:
     name = os.path.basename(call.path)
     if call.name in ("fsync", "fdatasync", "pwrite64", "rename"):
         # A sidecar and the bound in the hint cost time when they are missing, not events.
-        return name.removesuffix(".tmp").endswith((".seg", ".bin", "journal.json"))
+        return name.removesuffix(".tmp").endswith(TOLD)
     return call.name == "ftruncate" and name.endswith(".seg")
 
 
@@ -222,7 +243,9 @@ def judge_errors(call: Call, fault: Fault, told: Account) -> None:
         assert not told.complaints, told.complaints[0]
         return
     if not told.complaints:
-        assert not must_be_told(call, fault), "nobody was told"
+        # What a compaction could not do is in its report.
+        failed = told.compacted == "failed"
+        assert failed or not must_be_told(call, fault), "nobody was told"
         return
     first = told.complaints[0]
     assert fault.errno is not None, f"a write that goes on is an error: {first}"
@@ -249,6 +272,67 @@ def judge(stage: Stage, call: Call, fault: Fault) -> None:
         assert told.findings <= {"unreadable", "storage-failed", "missing-events"}, told.findings
     check_unrecovered(stage.path, told.ledger)
     check_journal(stage.path, told.ledger)
+    AFTER.get(stage.scenario.life, lambda *_: None)(stage, told)
+
+
+def check_keys(stage: Stage, told: Account) -> None:
+    """Assert that a retry of every commit writes what is missing, once, and nothing else."""
+    for _ in range(2):
+        with Store.open(stage.path) as store:
+            for attempt in told.keyed:
+                items = [keyed_item(entity, number) for entity, number in attempt.events]
+                receipts = store.append_many(items)
+                assert receipts == (attempt.receipts or receipts), "a retry has another receipt"
+                attempt.receipts, attempt.outcome = receipts, Outcome.ACKNOWLEDGED
+            ids = [event.event_id for event in store]
+            assert len(ids) == len(set(ids)), "a key is there twice"
+
+
+def check_compaction(stage: Stage, told: Account) -> None:
+    """Assert that what was reported as compacted is, and that the rest can be compacted."""
+    with Store.open(stage.path) as store:
+        left = store.plan_compaction().segments
+        assert told.compacted != "performed" or not left, "an erased payload is in its file"
+        report = store.compact()
+        assert report.outcome == ("performed" if left else "skipped"), report
+        assert not store.plan_compaction().segments
+    check_journal(stage.path, told.ledger)
+
+
+def check_checkpoints(stage: Stage, told: Account) -> None:
+    """Assert that each checkpoint stands or does not, and that the next one can be made."""
+    with Store.open(stage.path, checkpoint_key=LOG) as store:
+        key = Key(store.origin, LOG.public_key)
+        values: list[Any] = [e.value for e in store if e.kind == SYSTEM_LOG_CHECKPOINT]
+        known = {value["size"] for value in values}
+        assert set(told.made) <= set(store.checkpoint_sizes()) <= known
+        report = store.verify(keys=[key])
+        assert report.ok, report.findings
+        newest = store.checkpoint()
+        assert known <= set(store.checkpoint_sizes())
+    assert Path(stage.path, "tlog", "checkpoint").read_text() == newest.note
+
+
+def check_snapshot(stage: Stage, told: Account) -> None:
+    """Assert that a snapshot is whole under its name or not there, and can be made then."""
+    made = Path(stage.path).with_name("snapshot")
+    if not made.exists():
+        assert not told.made, "a snapshot was reported as made and is not there"
+        with Store.open(stage.path, mode="r") as reader:
+            reader.snapshot(made)
+        assert not made.with_name("snapshot.tmp").exists()
+    restored = made.with_name("restored")
+    Store.restore(made, restored)
+    check_journal(restored, told.ledger)
+
+
+AFTER: dict[str, Callable[[Stage, Account], None]] = {
+    "retries": check_keys,
+    "forgets": check_compaction,
+    "attests": check_checkpoints,
+    "copies": check_snapshot,
+}
+"""What is looked at besides, after a life of that name."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -262,6 +346,7 @@ def test_nothing_is_lost_at_any_file_call(
     told = hear(again.lines, stage.ledger)
     assert not told.complaints, told.complaints[0]
     check_journal(stage.path, told.ledger)
+    AFTER.get(stage.scenario.life, lambda *_: None)(stage, told)
 
     cases = [(call, fault) for call in calls for fault in faults_of(call)]
     chosen = effort.sample(f"system calls {name}", cases, MOST)

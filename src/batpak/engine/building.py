@@ -130,6 +130,8 @@ def _claim(files: Files, staging: str, marker: str) -> int:
                 pid=None,
                 advice="wait for it to end, or name another destination",
             )
+        # Before anything stands beside it: what a power cut leaves must be known as ours.
+        files.sync_directory(staging)
     except BaseException:
         let_go(files, fd)
         raise
@@ -141,6 +143,8 @@ def _leave(files: Files, staging: str, marker: str, whole: str, fd: int) -> None
     try:
         if is_folder(files, whole):
             _remove_tree(files, whole)
+            # The marker goes last on the disk, too.
+            files.sync_directory(staging)
         files.unlink(marker)
         files.rmdir(staging)
     except OSError as error:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 
 from tests.crash.power_cuts.disk_model import PAGE, SECTOR, Pick, Survivors
 from tests.crash.power_cuts.memory_files import State
-from tests.crash.power_cuts.oracle import Expected, Refused, damage, judge, judge_on_disk, leaning
-from tests.crash.power_cuts.workloads import Recording, record
+from tests.crash.power_cuts.oracle import Expected, damage, judge, judge_on_disk, leaning
+from tests.crash.power_cuts.recording import Recording, Refused
+from tests.crash.power_cuts.workloads import record
 
 __all__ = ["KINDS", "Tally", "enumerated", "examine", "run", "run_until"]
 
@@ -33,6 +34,7 @@ KINDS = (
     "cuts",
     "cuts enumerated",
     "second crashes",
+    "claims",
     "tails set aside",
     "readers before recovery",
     "on the real file system",
@@ -109,7 +111,7 @@ def examine(
     """
     counts = tally.counts
     survivors = Survivors(recording.start, unit)
-    seen: set[tuple[bytes, int, int]] = set()
+    seen: set[tuple[bytes, int, int, int]] = set()
     left = budget
     cuts = len(recording.log) + 1
     for cut in range(cuts):
@@ -122,13 +124,15 @@ def examine(
         promise = recording.promised(cut)
         expected = Expected(
             recording.truth, recording.commits, promise.events, promise.cursor,
-            recording.cursors, recording.options, recording.kept,
+            recording.cursors, recording.options, recording.kept, recording.erased,
+            [(at <= cut, claim) for at, claim in recording.claims],
         )  # fmt: skip
         every = enumerated(survivors, want)
         counts["cuts enumerated"] += every is not None
         done = 0
         for state in every if every is not None else states(survivors, want, draw):
-            key = (state.digest(), promise.events, promise.cursor)
+            claims = sum(promised for promised, _ in expected.claims)
+            key = (state.digest(), promise.events, promise.cursor, claims)
             if key in seen:
                 continue
             seen.add(key)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from batpak import Store
-from tests.crash.power_cuts.campaign import newest, oldest
+from tests.crash.power_cuts.campaign import enumerated, newest, oldest
 from tests.crash.power_cuts.disk_model import Survivors
 from tests.crash.power_cuts.memory_files import Change, Disk, MemoryFiles
-from tests.crash.power_cuts.workloads import JOURNAL, bury_store, segments_of
+from tests.crash.power_cuts.recording import JOURNAL, begin, bury_store, opened, segments_of
 from tests.support.faulty_files import Killed
 from tests.watched_files import WatchedFiles
 
@@ -83,3 +84,23 @@ def test_an_ancestor_whose_sync_fails_refuses_the_journal(tmp_path: Path) -> Non
     with pytest.raises(StorageFailed):
         Store.open(folder / "journal", files=files)
     assert not list(Path(folder, "journal", "segments").iterdir())
+
+
+def test_what_a_power_cut_leaves_of_a_builder_is_in_nobodys_way() -> None:
+    """`<name>.tmp` came back without the marker that tells whose it is, and stayed for ever."""
+    machine = begin(random.Random(1), preallocate=0)
+    machine.open()
+    machine.store.snapshot("/in/a/snapshot")
+    survivors = Survivors(machine.disk.start)
+    tried = 0
+    for change in machine.disk.log:
+        survivors.advance(change)
+        for state in enumerated(survivors, 64) or ():
+            if state.find("/in/a/snapshot.tmp") is not None:
+                tried += 1
+                with opened(MemoryFiles(Disk(state)), machine.options) as store:
+                    if state.find("/in/a/snapshot") is None:
+                        store.snapshot("/in/a/snapshot")
+                    store.snapshot("/in/a/other")
+    machine.die()
+    assert tried > 10

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.crash.power_cuts.campaign import KINDS, Tally, run_until
-from tests.crash.power_cuts.workloads import WORKLOADS
+from tests.crash.power_cuts.workloads import HEAVY, WORKLOADS
 from tests.support.effort import EXHAUSTIVE, SEED
 
-SHARE = 1900 if EXHAUSTIVE else 190
-SHARES = {name: SHARE // 3 if name == "sidecar-at-close" else SHARE for name in WORKLOADS}
-"""States of each workload; one has a thousand events, so each state takes longer."""
+SHARE = 1150 if EXHAUSTIVE else 115
+SHARES = {name: max(SHARE * HEAVY.get(name, 250) // 250, 40) for name in WORKLOADS}
+"""States of each workload; fewer where each takes longer."""
 
 Property = Callable[[str, object], None]
 

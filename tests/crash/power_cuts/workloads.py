@@ -1,9 +1,8 @@
 """Lives of a journal, recorded change by change, for the power to be cut in.
 
-Each workload drives the library through its public calls and production's `Files`
-protocol, on a disk in memory. A `Recording` keeps every change, what had been promised
-after which of them, and what was written in the end. Workloads say what happens; what
-a cut may leave, and what has to be there then, is said elsewhere.
+Each workload is one life. Those here are about the log itself; lives that use more of
+the library stand in the files whose names begin with `workloads_`. Workloads say what
+happens; what a cut may leave, and what has to be there then, is said elsewhere.
 
 All that is random is drawn from the generator that a workload is given: the same seed
 gives the same changes, but for the bytes of ids, salts and times.
@@ -13,281 +12,31 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from batpak import Durability, Store
+from batpak import Durability
 from batpak.config import Every
-from batpak.errors import BatpakError, Indeterminate
-from batpak.files import replace_file
-from batpak.receipt import AppendReceipt
-from tests.crash.power_cuts.disk_model import PAGE, Survivors
-from tests.crash.power_cuts.memory_files import EMPTY, Change, Disk, MemoryFiles, State
-from tests.support.checker import SYSTEM, Ledger, Outcome, fingerprint
+from batpak.errors import Indeterminate
+from tests.crash.power_cuts import workloads_keeping, workloads_proof, workloads_writing
+from tests.crash.power_cuts.memory_files import Change, Disk, MemoryFiles
+from tests.crash.power_cuts.recording import (
+    CURSOR,
+    ENTITIES,
+    JOURNAL,
+    Machine,
+    Recording,
+    begin,
+    resumed,
+    segments_of,
+    torn,
+)
 from tests.support.faulty_files import Killed
-from tests.support.regions import records
 
-__all__ = ["WORKLOADS", "Print", "Promise", "Recording", "record", "segments_of"]
+__all__ = ["HEAVY", "WORKLOADS", "record"]
 
-Print = tuple[int, bytes, bytes, bytes | None]
-JOURNAL: Final = "/in/a/journal"
 BACKUP: Final = "/backup"
-CURSOR: Final = JOURNAL + "/cursors/reader.cursor"
-ENTITIES: Final = ("player:0", "player:1", "game", "player:1:arm")
-_CURSOR_BYTES: Final = 6000
-"""More than one page, so that a torn cursor is a possible state."""
-
-
-class Promise(NamedTuple):
-    """From change `at` on, the first `events` events are there for ever.
-
-    So is the cursor file of version `cursor`, or a later one; 0 is none.
-    """
-
-    at: int
-    events: int
-    cursor: int
-
-
-@dataclass(slots=True)
-class Recording:
-    """One life: what was done to which disk, what was promised, what was written."""
-
-    workload: str
-    start: State
-    log: list[Change]
-    promises: list[Promise]
-    truth: list[Print]
-    """Every event, the first with sequence 0."""
-    commits: frozenset[int]
-    """Sequences at which the log may end: each commit is there whole or not at all."""
-    cursors: int
-    """How many versions of the cursor file were written."""
-    options: dict[str, Any]
-    kept: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    """Files that have to be there with these bytes after every recovery: second names of
-    old files, and what recovery set aside."""
-
-    def promised(self, cut: int) -> Promise:
-        """What holds once the first `cut` changes were made."""
-        best = Promise(0, 0, 0)
-        for promise in self.promises:
-            if promise.at <= cut:
-                best = Promise(
-                    promise.at,
-                    max(best.events, promise.events),
-                    max(best.cursor, promise.cursor),
-                )
-        return best
-
-
-def cursor_bytes(version: int) -> bytes:
-    """The content of a cursor file, recognisable as whole."""
-    return f"{version:08}".encode() * (_CURSOR_BYTES // 8)
-
-
-def segments_of(state: State, root: str = JOURNAL) -> dict[str, bytes]:
-    """Name and bytes of each segment, oldest first."""
-    folder = f"{root}/segments"
-    found = {name: state.read(f"{folder}/{name}") for name in state.names(folder)}
-    return {name: data for name, data in found.items() if data is not None and name[-4:] == ".seg"}
-
-
-def commit_bounds(state: State) -> frozenset[int]:
-    """Every sequence at which a record of an undamaged journal ends, and 0."""
-    bounds = {0}
-    for data in segments_of(state).values():
-        bounds |= {record.base + record.count for record in records(data)}
-    return frozenset(bounds)
-
-
-class Machine:
-    """A disk, one process at a time on it, and the promises that its stores made."""
-
-    def __init__(self, draw: random.Random, start: State = EMPTY, **options: Any) -> None:
-        self.draw = draw
-        self.disk = Disk(start)
-        self.files = MemoryFiles(self.disk)
-        self.options: dict[str, Any] = {
-            "segment_max_bytes": 1 << 20,
-            "preallocate": draw.choice((0, 2048, 8192)),
-            "allow_network_filesystem": True,
-            **options,
-        }
-        self.ledger = Ledger()
-        self.promises: list[Promise] = []
-        self.cursors = 0
-        self.kept: dict[str, bytes] = {}
-        self.stop_before: Callable[[Change], bool] | None = None
-        """Where the processes that are started from now on are killed."""
-        self._store: Store | None = None
-
-    @property
-    def store(self) -> Store:
-        """The store that is open now."""
-        assert self._store is not None, "no store is open"
-        return self._store
-
-    def open(self, **options: Any) -> None:
-        """Start a process and open the journal in it."""
-        self.options.update(options)
-        self.files.bury()
-        self.files = MemoryFiles(self.disk)
-        self.files.stop_before = self.stop_before
-        self._store = Store.open(JOURNAL, files=self.files, **self.options)
-        self.note()
-
-    def note(self, receipts: Sequence[AppendReceipt] = ()) -> None:
-        """Take down what the store says is durable by now, in whatever way it says so."""
-        bound = self.store.frontier().durable.sequence
-        if self.options.get("durability", Durability.SYNC) is Durability.SYNC:
-            # What is visible in this mode is what no power cut can take back.
-            bound = max(bound, len(self.store))
-            assert all(receipt.durable for receipt in receipts), "SYNC waits for the disk"
-        for receipt in receipts:
-            if receipt.durable:
-                bound = max(bound, receipt.sequence + 1)
-        self.promise(events=bound)
-
-    def promise(self, *, events: int = 0, cursor: int = 0) -> None:
-        """Something is there for ever, from the next change on."""
-        self.promises.append(Promise(len(self.disk.log), events, cursor))
-
-    def commit(self, *entities: str, padding: int | None = None, durable: bool = False) -> None:
-        """Append one commit, of one event where no entities are named."""
-        if padding is None:
-            padding = self.draw.choice((0, 30, 400, 900, 3000))
-        names = entities or (self.draw.choice(ENTITIES),)
-        self.note(self.ledger.commit(self.store, *names, padding=padding, durable=durable))
-
-    def sync(self) -> None:
-        """Make all of it durable."""
-        self.store.sync()
-        self.note()
-
-    def close(self) -> None:
-        """Close cleanly: everything is durable then, the close event too."""
-        written = self.store.frontier().written.sequence
-        self.store.close()
-        self.promise(events=written + 1)
-
-    def die(self) -> None:
-        """Kill the process; what the page cache has, the next one sees."""
-        self.files.bury()
-        self.stop_before = None
-        if self._store is not None:
-            bury_store(self._store)
-            self._store = None
-
-    def save_cursor(self) -> None:
-        """Save a small file as cursors are saved; what was saved is there for ever."""
-        self.cursors += 1
-        replace_file(self.files, CURSOR, cursor_bytes(self.cursors))
-        self.promise(cursor=self.cursors)
-
-    def recording(self, workload: str) -> Recording:
-        """What happened; the last process is killed where it still lives."""
-        self.die()
-        final = self.disk.state()
-        reader = Disk(final)
-        files = MemoryFiles(reader)
-        store = Store.open(JOURNAL, files=files, **self.options)
-        # All but the open event of this very look.
-        events = list(store)[:-1]
-        truth = [fingerprint(event) for event in events]
-        commits = commit_bounds(reader.state()) - {len(events) + 1}
-        files.bury()
-        bury_store(store)
-        self.check(truth, events)
-        return Recording(
-            workload, self.disk.start, self.disk.log, self.promises, truth, commits,
-            self.cursors, self.options, self.kept,
-        )  # fmt: skip
-
-    def check(self, truth: Sequence[Print], events: Sequence[Any]) -> None:
-        """A life without a cut keeps all that was acknowledged, or the rest shows nothing."""
-        for receipt in self.ledger.receipts:
-            sequence, event_id, digest, _ = truth[receipt.sequence]
-            assert (sequence, event_id) == (receipt.sequence, receipt.event_id.bytes)
-            assert digest == receipt.event_hash
-        mine = {
-            number
-            for attempt in self.ledger.attempts
-            if attempt.outcome is Outcome.ACKNOWLEDGED
-            for _, number in attempt.events
-        }
-        found = {
-            event.value["n"] for event in events if event.coordinate.entity != SYSTEM
-        }  # fmt: skip
-        assert mine <= found, f"never written: {sorted(mine - found)}"
-
-
-def bury_store(store: Store) -> None:
-    """Let go of a store whose process is dead."""
-    try:
-        store.close()
-    except (Killed, BatpakError):
-        pass
-
-
-# --- where workloads begin ---------------------------------------------------------
-
-
-def begin(draw: random.Random, **options: Any) -> Machine:
-    """A machine whose disk has a small journal, closed cleanly; nothing is pending."""
-    first = Machine(draw, **options)
-    first.open()
-    first.commit(padding=100)
-    first.close()
-    return resumed(draw, first.disk.state(), **options)
-
-
-def resumed(draw: random.Random, state: State, **options: Any) -> Machine:
-    """A machine that was switched on with this on its disk."""
-    machine = Machine(draw, state, **options)
-    files = MemoryFiles(Disk(state))
-    store = Store.open(JOURNAL, files=files, **machine.options)
-    found = list(store)[:-1]
-    cut = store.open_report.cut
-    if cut is not None and cut.quarantine is not None:
-        machine.kept[cut.quarantine] = files.disk.state().read(cut.quarantine) or b""
-    files.bury()
-    bury_store(store)
-    # The numbers of new events must not be those of old ones.
-    numbers = [event.value["n"] for event in found if event.coordinate.entity != SYSTEM]
-    machine.ledger.numbers = max(numbers, default=-1) + 1
-    # What recovery finds on the disk is on the disk: no later crash may take it away.
-    machine.promise(events=len(found))
-    return machine
-
-
-def torn(draw: random.Random) -> tuple[State, dict[str, Any]]:
-    """What a power cut left of unsynced appends: a log, a hole, and something behind it."""
-    for _ in range(100):
-        machine = begin(draw, durability=Durability.OS, preallocate=draw.choice((0, 8192)))
-        machine.open()
-        for _ in range(5):
-            machine.commit(padding=draw.choice((900, 2500)))
-        survivors = Survivors(machine.disk.start, PAGE)
-        for change in machine.disk.log:
-            survivors.advance(change)
-        options = machine.options
-        machine.die()
-        for _ in range(20):
-            state = survivors.draw(draw.randrange)
-            files = MemoryFiles(Disk(state))
-            store = Store.open(JOURNAL, files=files, **options)
-            is_torn = store.open_report.cut is not None
-            files.bury()
-            bury_store(store)
-            if is_torn:
-                return state, {"durability": Durability.SYNC}
-    raise AssertionError("no power cut leaves a torn tail")
-
-
-# --- workloads ---------------------------------------------------------------------
 
 
 def creation(draw: random.Random) -> Machine:
@@ -561,9 +310,16 @@ WORKLOADS: dict[str, Workload] = {
         creation, singles, singles_unsynced, singles_in_intervals, batches, rotation,
         rotation_unsynced, sidecar_at_close, quarantine, quarantine_in_small_segments,
         hard_links, cursors, sync_meets_append, threads, killed_in_rotation,
-        killed_anywhere, failed_sync,
+        killed_anywhere, failed_sync, *workloads_writing.WORKLOADS, *workloads_proof.WORKLOADS,
+        *workloads_keeping.WORKLOADS,
     )
 }  # fmt: skip
+HEAVY: Final = {
+    "sidecar-at-close": 40, "key-table": 20, "full-tiles": 40, "snapshot": 70, "fork": 70,
+    "restored": 70, "killed-in-copying": 70, "checkpoints": 70, "killed-in-checkpoint": 100,
+    "keyed": 120, "fences": 120, "conditions": 120, "imports": 120,
+}  # fmt: skip
+"""Workloads whose states take longer, and how many of them one recording is good for."""
 
 
 def record(workload: str, draw: random.Random) -> Recording:
