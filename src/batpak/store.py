@@ -508,7 +508,7 @@ class _Reading:
             size = sizes[-1]
         elif isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 63:
             raise InvalidInput("a checkpoint's size is a whole number", field="size", value=size)
-        return load_checkpoint(self._files, self._layout, self.origin, size)
+        return load_checkpoint(self._files, self._layout, self.origin, size, self._identity.shared)
 
     def prove(
         self,

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from batpak import AppendReceipt, Coordinate, Durability, EventId, Item, Store
 from batpak.errors import Cancelled, IdempotencyConflict
 from batpak.kinds import EventKind
-from tests.support.faulty_files import Fault, FaultyFiles, Killed
+from tests.support.faulty_files import Fault, FaultyFiles, Killed, die
 from tests.watched_files import WAIT
 
 COORDINATES = (Coordinate("a", "s"), Coordinate("a", "t"), Coordinate("b", "s"))
@@ -233,12 +233,7 @@ class KeysBesideADict(RuleBasedStateMachine):
             self.files.arm(0, Fault.KILL)
             with pytest.raises(Killed):
                 self.store.append(COORDINATES[0], 0, kind=KINDS[0])
-        self.store._finalizer.detach()  # the dead run no finalizers
-        queue = self.store._queue
-        if queue is not None:
-            # Its thread died with the process.
-            queue.abandon(lambda: None)
-        self.files.bury()
+        die(self.store, self.files)
         self.come_back(loses)
 
     def come_back(self, loses: bool) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from batpak.files import REAL, RealFiles
+from batpak.store import Store
 
 T = TypeVar("T")
 
@@ -319,6 +320,17 @@ class FaultyFiles(RecordingFiles):
     def close(self, fd: int) -> None:
         if not self.dead:
             super().close(fd)
+
+
+def die(store: Store, files: FaultyFiles) -> None:
+    """The process that had this store open ends here: nothing is written any more, no lock held."""
+    files.dead = True
+    # The dead run no finalizers, and their threads are gone with them.
+    store._finalizer.detach()
+    if store._queue is not None:
+        store._queue.abandon(lambda: None)
+    store._writer.abandon()
+    files.bury()
 
 
 class FullDisk(RecordingFiles):

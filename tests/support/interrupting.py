@@ -21,8 +21,11 @@ keeps its lock after a Ctrl-C.
 
 Where a class written in C is called (an int, a struct, an iterator) CPython looks too and
 the profiler is silent: nothing but the new object exists by then, so the state is that of
-the point before. What a `__del__` does, or the callback by which a WeakSet (of threads,
-say) forgets a dead member, has no points: there CPython swallows Ctrl-C.
+the point before. A generator that is dropped half-way is told so without a look for
+signals, but the profiler takes it for a call: a second Ctrl-C that lands there is lost
+while the first is on its way, and does not count. What a `__del__` does, or the callback
+by which a WeakSet (of threads, say) forgets a dead member, has no points: there CPython
+swallows Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ import dis
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, FrameType, GeneratorType, TracebackType
 from typing import Any, NamedTuple, Self
 
 __all__ = ["Interrupted", "Point"]
@@ -93,6 +96,8 @@ class Interrupted:
         # A collection runs what others hang on it, such as a test tool's clock: not ours.
         self._collects = gc.isenabled()
         gc.disable()
+        self._told_before = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
         sys.settrace(self._trace)
         sys.setprofile(self._profile)
         return self
@@ -106,8 +111,18 @@ class Interrupted:
         self._busy = True
         sys.setprofile(self._before[1])
         sys.settrace(self._before[0])
+        sys.unraisablehook = self._told_before
         if self._collects:
             gc.enable()
+
+    def _unraisable(self, told: sys.UnraisableHookArgs) -> None:
+        is_dropped = isinstance(told.object, GeneratorType) and len(self.points) > 1
+        if is_dropped and told.exc_type is KeyboardInterrupt and self.points[-1].how == "call":
+            self.points.pop()
+            # No further one is due.
+            del self._targets[len(self.points) :]
+        else:
+            self._told_before(told)
 
     def _jumps(self, code: CodeType) -> frozenset[int] | None:
         try:

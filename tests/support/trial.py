@@ -93,6 +93,8 @@ class Trial:
         """Futures that somebody waits for."""
         self.kept: Fence | None = None
         self.reader: ReadOnlyStore | None = None
+        self.further: list[Callable[[Store], None]] = []
+        """What else has to hold, of the store as it goes on and of the next one."""
         self._next = 0
 
     # --- what the thread asks that is interrupted ----------------------------------
@@ -210,6 +212,8 @@ class Trial:
             time.sleep(0)
         with Store.open(self.path, files=DISK, preallocate=0) as again:
             self._check(list(again))
+            for check in self.further:
+                check(again)
             assert again.verify("full").ok
             again.append(THEIRS, -2, kind=NOTE)
 
@@ -236,6 +240,8 @@ class Trial:
         assert pressure.is_idle, pressure
         assert pressure.queued == 0, pressure
         self._check(list(store))
+        for check in self.further:
+            check(store)
         report = store.verify("full")
         assert report.ok, report.findings
 

@@ -19,11 +19,26 @@ from typing import Any
 
 import pytest
 
-from batpak import Durability, EventId, Expect, Item, Region, Unless
+from batpak import (
+    Coordinate,
+    Durability,
+    EventId,
+    EventKind,
+    Expect,
+    Item,
+    PayloadState,
+    Region,
+    Store,
+    Unless,
+    Watermark,
+)
 from batpak.config import Every
 from batpak.errors import Indeterminate
+from batpak.proof.merkle import leaf_hash
+from batpak.tlog.trees import root_of
 from tests.support.effort import EXHAUSTIVE, draws
 from tests.support.interrupting import Interrupted
+from tests.support.proofs import LOG, ORIGIN, RECEIPTS
 from tests.support.trial import MINE, NOTE, PATIENCE, HeldFiles, Trial
 
 TESTS = str(Path(__file__).resolve().parents[1])
@@ -129,6 +144,53 @@ def impatient(trial: Trial) -> None:
         trial.acknowledged.update(trial.asked[-1])
 
 
+def keyed_batch(trial: Trial) -> None:
+    numbers = trial.numbers(3)
+    trial.store.append_many(
+        [Item(MINE, n, kind=NOTE, key=bytes(15) + bytes([n + 1])) for n in numbers]
+    )
+    trial.acknowledged.update(numbers)
+
+
+def batch_with_conditions(trial: Trial) -> None:
+    trial.append_many(
+        3, expect={MINE.entity: Expect.EMPTY}, unless=Unless(Region(entity=MINE.entity))
+    )
+
+
+def queued_outbox(trial: Trial) -> None:
+    numbers = trial.numbers(3)
+    box = trial.store.outbox()
+    for number in numbers:
+        box.stage(MINE, number, kind=NOTE)
+    trial.tickets.append(box.submit())
+
+
+def wait_for_what_is_written(trial: Trial) -> None:
+    receipt = trial.store.append(MINE, trial.numbers(1)[0], kind=NOTE)
+    trial.store.wait_for(Watermark.DURABLE, receipt)
+    trial.acknowledged.update(trial.asked[-1])
+
+
+def erase(trial: Trial, **options: Any) -> None:
+    trial.store.erase(Region(entity=OLD.entity, clock=(0, 2)), reason="asked for", **options)
+    trial.further.append(nothing_of_the_first_is_shown)
+
+
+def compact(trial: Trial) -> None:
+    assert trial.store.compact().outcome == "performed"
+    trial.further.append(the_files_forgot)
+
+
+def checkpoint(trial: Trial) -> None:
+    made = trial.store.checkpoint()
+    trial.further.append(lambda store: checkpoint_stands(store, made.size))
+
+
+def snapshot(trial: Trial) -> None:
+    trial.store.snapshot(trial.path / ".." / "copy")
+
+
 # --- what precedes it, and what others do meanwhile --------------------------------
 
 
@@ -136,6 +198,81 @@ def fill(trial: Trial) -> None:
     """Up to where the next commit begins a new segment."""
     while trial.store.stats().segment_bytes < 4096:
         trial.append()
+
+
+def write_old(trial: Trial) -> None:
+    """Events that are there before, of which every hash has to stay; the first may be erased."""
+    receipts = trial.store.append_many([Item(OLD, bytes([n]) * 100, kind=OF_OLD) for n in range(6)])
+    hashes = [receipt.event_hash for receipt in receipts]
+
+    def same(store: Store) -> None:
+        events = list(store.entity(OLD.entity))
+        assert [event.event_hash for event in events] == hashes
+        states = [event.payload_state for event in events]
+        # One commit erases the three of them.
+        assert len(set(states[:3])) == 1, states
+        assert [event.value for event in events[3:]] == [bytes([n]) * 100 for n in (3, 4, 5)]
+
+    trial.further.append(same)
+
+
+def write_and_erase(trial: Trial) -> None:
+    """In segments of which some, the newest too, hold what was erased."""
+    fill(trial)
+    write_old(trial)
+    erase(trial)
+
+
+def nothing_of_the_first_is_shown(store: Store) -> None:
+    states = [event.payload_state for event in store.entity(OLD.entity)]
+    assert states[:3] == [PayloadState.ERASED] * 3
+
+
+def the_files_forgot(store: Store) -> None:
+    assert store.plan_compaction().payloads == 0
+
+
+def checkpoint_stands(store: Store, size: int) -> None:
+    assert size in store.checkpoint_sizes()
+
+
+def write_and_checkpoint(trial: Trial) -> None:
+    """Checkpoints before the one that is cut; every one has to fit, and more can be made."""
+    trial.append()
+    first = trial.store.checkpoint()
+    trial.append_many(3)
+    root = bytes(first.root)
+
+    def fit(store: Store) -> None:
+        assert first.size in store.checkpoint_sizes()
+        for size in store.checkpoint_sizes():
+            leaves = [leaf_hash(store.at(n).event_hash) for n in range(size)]
+            assert store.stored_checkpoint(size).root == root_of(leaves)
+        assert store.stored_checkpoint(first.size).root == root
+        if store is trial.store:
+            # Whatever the cut one left, the next one goes on from there.
+            again = store.checkpoint()
+            assert store.prove_consistency(first.size, again.size).old_root == root
+
+    trial.further.append(fit)
+
+
+def write_for_a_snapshot(trial: Trial) -> None:
+    """A snapshot that was cut is not there, or whole; and then it can be taken."""
+    write_old(trial)
+    fill(trial)
+    copy = trial.path / ".." / "copy"
+
+    def whole_or_not_there(store: Store) -> None:
+        if not copy.exists():
+            store.snapshot(copy)
+        with Store.open(copy, mode="r") as reader:
+            assert reader.verify("full").ok
+            assert [e.event_hash for e in reader] == [
+                e.event_hash for e in list(store)[: len(reader)]
+            ]
+
+    trial.further.append(whole_or_not_there)
 
 
 def follow_and_go_on(trial: Trial) -> None:
@@ -220,11 +357,14 @@ def leads_for_one_that_leaves(trial: Trial) -> Watch:
     return told
 
 
+OLD = Coordinate("player:old", "s")
+OF_OLD = EventKind(1, 8)
 SYNC = {"durability": Durability.SYNC}
 OS = {"durability": Durability.OS}
 SOON = {"durability": Every(ms=1, events=1_000_000)}
 AT_ONCE = {"durability": Every(ms=3_600_000, events=1)}
 SMALL = {"segment_max_bytes": 4096}
+PROVING = {"origin": ORIGIN, "signing_keys": (RECEIPTS,), "checkpoint_key": LOG}
 
 SCENARIOS = {
     "append": Scenario(Trial.append),
@@ -269,6 +409,15 @@ SCENARIOS = {
         Trial.append, while_another_syncs, watch=follows(2), is_held=True
     ),
     "waits for a leader without patience": Scenario(impatient, while_another_syncs, is_held=True),
+    "append_many with keys": Scenario(keyed_batch),
+    "append_many with conditions": Scenario(batch_with_conditions),
+    "outbox, queued": Scenario(queued_outbox),
+    "wait_for": Scenario(wait_for_what_is_written, options=OS),
+    "erase": Scenario(erase, write_old),
+    "erase durably in OS": Scenario(lambda t: erase(t, durable=True), write_old, OS),
+    "compact": Scenario(compact, write_and_erase, SMALL),
+    "checkpoint": Scenario(checkpoint, write_and_checkpoint, PROVING),
+    "snapshot": Scenario(snapshot, write_for_a_snapshot, SMALL),
     "a follower's refresh over a rotation": Scenario(
         lambda t: t.refresh(), follow_and_go_on, SMALL
     ),
@@ -294,21 +443,16 @@ def tried(scenario: Scenario, path: Path, targets: tuple[int, ...]) -> Interrupt
         error.add_note("Ctrl-C at " + ", and at ".join(map(str, interruption.points)))
         raise
     shutil.rmtree(path)
+    shutil.rmtree(path.parent / "copy", ignore_errors=True)
     return interruption
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is imported at the first need is imported: its points are not ours."""
-    trial = Trial(tmp_path_factory.mktemp("warm") / "journal", **SMALL)
-    follow_and_go_on(trial)
-    trial.judge()
 
 
 @pytest.mark.proves("INV-CTRL-C-SAFE")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_ctrl_c_at_any_point_of_an_operation(name: str, tmp_path: Path) -> None:
     scenario = SCENARIOS[name]
+    # The first run imports what is needed for the first time: those points are not ours.
+    tried(scenario, tmp_path / "warm", ())
     count = tried(scenario, tmp_path / "counted", ()).count
     chance = draws(name)
     points = range(count) if EXHAUSTIVE else sorted(chance.sample(range(count), SAMPLE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -23,12 +24,17 @@ from batpak.errors import (
     JournalCorrupt,
     JournalLocked,
     NotASnapshot,
+    ProofInvalid,
     SnapshotDamaged,
     StorageFailed,
 )
 from batpak.event import Event
 from batpak.files import RealFiles
+from batpak.proof.bundle import verify_bundle
+from batpak.proof.merkle import verify_consistency
+from batpak.proof.notes import Key
 from tests.support.faulty_files import UnsyncedFiles
+from tests.support.proofs import LOG, LOG_KEY, ORIGIN, POLICY, THIEF, open_signed, say
 from tools import read_segment
 
 KIND = EventKind(0xF, 1)
@@ -617,3 +623,46 @@ def test_a_fork_and_a_snapshot_of_a_store_with_nothing_new_agree(tmp_path: Path)
                 found = list(reader)
                 assert reader.verify().ok
             assert [e.event_hash for e in found] == [e.event_hash for e in store]
+
+
+@pytest.mark.parametrize("by", ["fork", "restore"])
+def test_checkpoints_come_along_into_a_fork_and_prove_the_shared_past(
+    tmp_path: Path, by: str
+) -> None:
+    path, fork_path = tmp_path / "journal", tmp_path / "fork"
+    with open_signed(path) as store:
+        receipts = say(store, 5)
+        old = store.checkpoint()
+        if by == "fork":
+            store.fork(fork_path, origin="example.org/fork")
+        else:
+            store.snapshot(tmp_path / "copy")
+            Store.restore(tmp_path / "copy", fork_path, origin="example.org/fork")
+    with open_signed(fork_path, origin=None) as fork:
+        assert fork.origin == "example.org/fork"
+        assert fork.stored_checkpoint() == dataclasses.replace(old, is_new=False)
+        proved = fork.prove(receipts[2].event_id).to_json()
+        assert verify_bundle(proved, [], POLICY).ok
+        own = Key("example.org/fork", LOG.public_key)
+        assert fork.verify(keys=[own]).ok
+        new = fork.checkpoint()
+        assert (new.origin, fork.checkpoint_sizes()) == (own.name, (old.size, new.size))
+        proof = fork.prove_consistency(old.size)
+        assert verify_consistency(old.size, old.root, new.size, new.root, proof.hashes)
+        assert fork.verify(keys=[own, LOG_KEY]).ok
+        # Where a key for the ancestor's name is given, it has to have signed.
+        stranger = Key(ORIGIN, THIEF.public_key)
+        found = fork.verify(keys=[own, stranger]).findings
+        assert [finding.code for finding in found] == ["checkpoint-signature"]
+    # Beyond the shared past an ancestor says nothing about a fork.
+    name = f"checkpoints/{new.size:020}.note"
+    shutil.copy(fork_path / name, tmp_path / "note")
+    with open_signed(path) as store:
+        say(store, new.size - len(store))
+        other = store.checkpoint()
+    assert other.size == new.size
+    shutil.copy(path / name, fork_path / name)
+    with Store.open(fork_path, mode="r") as reader:
+        assert [finding.code for finding in reader.verify().findings] == ["checkpoint-note"]
+        with pytest.raises(ProofInvalid):
+            reader.stored_checkpoint(new.size)

@@ -72,10 +72,13 @@ class StoredCheckpoint:
         return cls(said.origin, said.size, said.root, text)
 
 
-def load_checkpoint(files: Files, layout: Layout, origin: str, size: int) -> StoredCheckpoint:
+def load_checkpoint(
+    files: Files, layout: Layout, origin: str, size: int, shared: int = 0
+) -> StoredCheckpoint:
     """The stored checkpoint over `size` events.
 
-    Raises NotCheckpointed, StorageFailed, ProofInvalid for a file that is none.
+    In a fork, one of an ancestor counts as well, if it is over no more than the first
+    `shared` events. Raises NotCheckpointed, StorageFailed, ProofInvalid for a file that is none.
     """
     path = layout.checkpoint(size)
     try:
@@ -90,19 +93,27 @@ def load_checkpoint(files: Files, layout: Layout, origin: str, size: int) -> Sto
         if error.errno == errno.EFBIG:
             raise ProofInvalid(f"{path} is too long for a checkpoint", reason="note") from error
         raise refusal(error, "can't read a checkpoint", path) from error
-    if (stored.origin, stored.size) != (origin, size):
+    if stored.size != size or (stored.origin != origin and size > shared):
         raise ProofInvalid(f"{path} is a checkpoint of something else", reason="checkpoint")
     return stored
 
 
 def checkpoints_of(
-    files: Files, layout: Layout, origin: str, *, damaged: Callable[[int, str], None] | None = None
+    files: Files,
+    layout: Layout,
+    origin: str,
+    *,
+    shared: int = 0,
+    damaged: Callable[[int, str], None] | None = None,
 ) -> list[StoredCheckpoint]:
-    """All stored checkpoints of this origin, by size; `damaged` hears of those that are none."""
+    """All stored checkpoints of this origin and, over `shared` events, of ancestors; by size.
+
+    `damaged` hears of those that are none.
+    """
     found: list[StoredCheckpoint] = []
     for size in checkpoint_sizes(files, layout):
         try:
-            found.append(load_checkpoint(files, layout, origin, size))
+            found.append(load_checkpoint(files, layout, origin, size, shared))
         except BatpakError as error:
             if damaged is not None:
                 damaged(size, str(error))

@@ -32,6 +32,11 @@ class Identity(msgspec.Struct, frozen=True):
     origin: str
     lineage: tuple[Ancestor, ...] = ()
 
+    @property
+    def shared(self) -> int:
+        """How many events are also an ancestor's; 0 for a journal that is no fork."""
+        return self.lineage[-1].until if self.lineage else 0
+
     def encode(self) -> bytes:
         """The file's bytes: JSON with a line end."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
