@@ -17,6 +17,7 @@ import numpy as np
 from blake3 import blake3
 
 from batpak.event import (
+    CODEC_ENCRYPTED,
     CODEC_SALTED,
     CONTENT_PREFIX,
     EVENT_PREFIX,
@@ -131,6 +132,8 @@ class Run(NamedTuple):
     hlcs: Words
     places: NDArray[np.uint32]
     """Where the events' rows stand in the file."""
+    encrypted: list[int]
+    """Which of the events have an encrypted payload."""
 
     @property
     def events(self) -> int:
@@ -223,6 +226,7 @@ def check_run(
         np.ascontiguousarray(fields["event_id"]),
         np.ascontiguousarray(fields["hlc"]),
         (rows.row_at + chain.offset).astype(np.uint32),
+        np.flatnonzero(fields["codec"] == CODEC_ENCRYPTED).tolist(),
     )
 
 

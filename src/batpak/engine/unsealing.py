@@ -7,6 +7,8 @@ keyring was tampered with. Source: docs/format.md, "Verifying".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from batpak.engine.erasing import is_own
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, VerifyReport
@@ -20,22 +22,27 @@ from batpak.errors import (
     PayloadDamaged,
     PayloadShredded,
 )
-from batpak.event import CODEC_ENCRYPTED, SEALED_OVERHEAD
+from batpak.event import SEALED_OVERHEAD
 from batpak.kinds import SYSTEM_KEY_SHREDDED
 
 __all__ = ["check_encrypted"]
 
 
-def check_encrypted(reader: LogReader, bound: int, report: VerifyReport) -> None:
-    """Open what can be opened below `bound`; findings and numbers go to the report.
+def check_encrypted(
+    reader: LogReader, bound: int, encrypted: Iterable[int], report: VerifyReport
+) -> None:
+    """Open what can be opened of the `encrypted` sequences, and judge what shreds below `bound`.
 
-    What is damaged is named elsewhere, and passed over here.
+    Findings and numbers go to the report. What is damaged is named elsewhere, and passed
+    over here.
     """
     bound = min(bound, reader.index.end)
     try:
         for sequence in reader.index.of_kind(SYSTEM_KEY_SHREDDED.raw, 0, bound):
             _check_shredding(reader, sequence, report)
-        for sequence in reader.of_codec(CODEC_ENCRYPTED, 0, bound):
+        for sequence in encrypted:
+            if sequence >= bound:
+                break
             report.encrypted += 1
             reason = _opened(reader, sequence, report)
             if reason is not None:

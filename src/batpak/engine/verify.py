@@ -36,6 +36,7 @@ from batpak.errors import (
     Unavailable,
 )
 from batpak.event import (
+    CODEC_ENCRYPTED,
     CODEC_SALTED,
     CONTENT_PREFIX,
     EVENT_PREFIX,
@@ -112,6 +113,8 @@ class _State:
         default_factory=dict[str, "tuple[array[int], array[int]]"]
     )
     """By file: sequences of users' events without a payload, and where their rows stand."""
+    encrypted: array[int] = field(default_factory=lambda: array("Q"))
+    """Sequences of the events whose payload is encrypted."""
     tree: RunningRoot | None = None
     """None when no root is asked for, or the events have a gap."""
     checkpoints: list[StoredCheckpoint] = field(default_factory=list[StoredCheckpoint])
@@ -158,7 +161,7 @@ def verify_journal(
         report.root = state.tree.root
         _compare_beyond(layout, state)
     if state.full:
-        check_encrypted(reader, bound, report)
+        check_encrypted(reader, bound, state.encrypted, report)
     if progress is not None:
         progress(total, total)
     report.segments = len(bases)
@@ -406,6 +409,7 @@ def _take_in(layout: Layout, path: str, first: int, run: Run, state: _State) -> 
     """Compare what was accepted with what other files say of it, and remember it."""
     _compare_with_index(state, path, first, run.hashes, run.places)
     state.last_hash = run.hashes[-32:]
+    state.encrypted.extend([first + place for place in run.encrypted])
     for place in foreign_places(run.ids, run.hlcs):
         _check_foreign(state, path, first + place, run.ids[place].tobytes())
     _grow_tree(state, layout, run.hashes)
@@ -544,6 +548,8 @@ def _check_record(
         _check_names(state, path, event)
         if is_foreign(row.event_id, row.hlc):
             _check_foreign(state, path, sequence, row.event_id)
+        if row.codec == CODEC_ENCRYPTED:
+            state.encrypted.append(sequence)
         if row.codec == CODEC_SALTED and row.envelope_len < SALT_SIZE:
             _add(
                 state, "envelope-length", path, event.row_offset, sequence,
