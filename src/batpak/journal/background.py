@@ -23,14 +23,18 @@ def gate() -> threading.Lock:
 
 
 def opened(closed: threading.Lock) -> None:
-    """Let one sleeper through the gate, now or later; the caller is the only opener.
+    """Let one sleeper through the gate, now or later.
 
-    Doing it twice does no harm, so it can be done again after an interruption. Where what
-    the sleeper looks for is published afterwards, both have to be under a lock that it
-    takes before it looks.
+    Doing it twice does no harm, so it can be done again after an interruption, and by
+    somebody else. Where what the sleeper looks for is published afterwards, both have to
+    be under a lock that it takes before it looks.
     """
     if closed.locked():
-        closed.release()
+        try:
+            closed.release()
+        except RuntimeError:
+            # Somebody else opened it since the line before.
+            return
 
 
 def passed(closed: threading.Lock, timeout: float | None = None) -> bool:

@@ -4,14 +4,16 @@ Whoever comes first leads: it writes what the others have handed over, syncs onc
 everything written by then, wakes those it worked for, and hands the lead to one who
 came meanwhile. A thread that waits has nothing to do but sleep, at a gate of its own,
 so nobody is woken for nothing and nobody fights for the append lock or the interpreter.
+Those whose work is done are woken by each other, a few at a time: if all woke at once, most
+of them would only wait for the interpreter (docs/decisions/0009).
 Before it begins, a leader gives those of the last round a moment to come back: without
 that, half of the threads append while the other half waits, and each sync covers half
 of what it could. Knows requests and bounds, not bytes.
 
 Ctrl-C may come at any point. The lead and the queue change by plain assignments under
 the mutex, which nothing can part; what comes before them (opening gates) may be done
-twice. Giving up the lead is done again where it was cut, and whoever wakes early looks
-again once the mutex is free (docs/decisions/0044).
+twice. Giving up the lead is done again where it was cut, and so is waking the next one;
+whoever wakes early looks again once the mutex is free (docs/decisions/0044).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from batpak.journal.background import gate, opened
+from batpak.journal.background import gate, opened, passed
 
 __all__ = ["GroupCommit", "Request"]
 
@@ -34,8 +36,8 @@ class Request:
     """
 
     __slots__ = (
-        "bound", "committed", "error", "events", "gate", "guard", "is_done", "is_gone",
-        "is_written",
+        "after", "bound", "committed", "error", "events", "gate", "guard", "has_left", "is_done",
+        "is_gone", "is_written",
     )  # fmt: skip
 
     def __init__(self, events: Sequence[Any], bound: int = 0, guard: Any = None) -> None:
@@ -48,7 +50,11 @@ class Request:
         self.is_written = not events
         self.is_done = False
         self.is_gone = False
-        """Nobody waits for it any more, so it can't lead."""
+        """Nobody waits for it any more, so it can't lead, and waking it wakes nobody."""
+        self.after: Request | None = None
+        """Whose thread this one's has to wake when it leaves."""
+        self.has_left = False
+        """Its thread has done all that it owes the others."""
 
     def written_below(self, sequence: int) -> None:
         """Told after a write, or after a look at what an interrupted one left."""
@@ -80,6 +86,8 @@ class GroupCommit:
         self._group: list[Request] = []
         """Those that the leader works for, itself among them."""
         self._queue: list[Request] = []
+        self._gathering: Request | None = None
+        """The leader while it waits for others to come."""
         # the leader's own
         self._crowd = 0
         """How many requests the next leader may expect beside its own."""
@@ -106,6 +114,8 @@ class GroupCommit:
                 else:
                     request.gate = gate()
                     self._queue.append(request)
+                    if self._gathering is not None and len(self._queue) >= self._crowd:
+                        self._gathering.wake()
             while not request.is_done:
                 if self._leader is request:
                     self._lead(request)
@@ -117,7 +127,7 @@ class GroupCommit:
             try:
                 self._leave(request)
             finally:
-                if self._leader is request or not (request.is_done or request.is_gone):
+                if not request.has_left:
                     try:
                         self._leave(request)
                     finally:
@@ -142,7 +152,7 @@ class GroupCommit:
     def _lead(self, request: Request) -> None:
         """Gather, write, sync: one round for all who are here."""
         if self._crowd:
-            self._gather()
+            self._gather(request)
         with self._mutex:
             self._group = [request, *self._queue]
             self._queue = []
@@ -156,13 +166,15 @@ class GroupCommit:
         self._work(group)
         self._took = time.monotonic() - began
 
-    def _gather(self) -> None:
+    def _gather(self, request: Request) -> None:
         """Wait for the last round's threads, for at most half of what that round took."""
-        now = time.monotonic()
-        until = now + self._took / 2
-        while len(self._queue) < self._crowd and now < until:
-            time.sleep(0)  # let go of the interpreter, so that others can come
-            now = time.monotonic()
+        if request.gate is None:
+            request.gate = gate()
+        self._gathering = request
+        # Who came before that line is counted here, who came after it opens the gate.
+        if len(self._queue) < self._crowd:
+            passed(request.gate, self._took / 2)
+        self._gathering = None
 
     def _work(self, group: list[Request]) -> None:
         self._commit(group)
@@ -178,29 +190,45 @@ class GroupCommit:
             one.is_done = True
 
     def _leave(self, request: Request) -> None:
-        """The request's thread goes; if it leads, somebody else has to. Repeatable."""
-        if self._leader is not request and (request.is_done or request.is_gone):
-            return
-        with self._mutex:
-            if self._leader is request:
-                self._hand_over(request)
-            else:
-                if request in self._queue:
+        """The thread goes: it hands the lead over, and wakes one who sleeps. Repeatable."""
+        if self._leader is request or not (request.is_done or request.is_gone):
+            with self._mutex:
+                if self._leader is request:
+                    self._hand_over(request)
+                elif request in self._queue:
                     self._queue.remove(request)
                 request.is_gone = True
+        # First this, then a look at who comes next: whoever would have woken this thread
+        # sees the one, or this thread sees the other.
+        request.is_gone = True
+        after = request.after
+        while after is not None:
+            after.wake()
+            if not after.is_gone:
+                break
+            after = after.after
+        request.has_left = True
 
     def _hand_over(self, request: Request) -> None:
-        """Holding the mutex: wake those who are done, and one more to lead the rest."""
+        """Holding the mutex: begin to wake those who are done, and one to lead the rest."""
+        done: list[Request] = [request]
         left: list[Request] = []
         for one in self._group:
+            if one.is_gone or one is request:
+                continue
             if one.is_done:
-                if one.gate is not None:
-                    one.wake()
-            elif not one.is_gone and one is not request:
+                done.append(one)
+            else:
                 left.append(one)
         left += self._queue
+        # Each wakes the next but one: two chains, which this thread and its neighbour begin.
+        for one, after in zip(done, done[2:], strict=False):
+            one.after = after
+        if len(done) > 1:
+            done[1].wake()
         successor = left[0] if left else None
         if successor is not None:
             successor.wake()
         # No call among these, so Ctrl-C comes before them all or after.
         self._group, self._queue, self._leader = [], left[1:], successor
+        self._gathering = None
