@@ -7,7 +7,15 @@ from batpak import kinds
 from batpak.bundle import event_of
 from batpak.errors import ProofInvalid
 from batpak.proof.notes import verify_ed25519
-from batpak.receipt import AppendReceipt, Invalid, Reason, ReceiptKey, Signed, UnsignedAccepted
+from batpak.receipt import (
+    AppendReceipt,
+    DenialReceipt,
+    Invalid,
+    Reason,
+    ReceiptKey,
+    Signed,
+    UnsignedAccepted,
+)
 
 __all__ = ["verify_receipt"]
 
@@ -24,10 +32,12 @@ def verify_receipt(
 ) -> Signed | UnsignedAccepted | Invalid:
     """Judge a receipt by the event at its sequence: 176 bytes; entity, scope and extensions.
 
-    `row` None: there is no such event. Without keys an unsigned receipt is accepted.
+    `row` None: there is no such event. `denial`, or a DenialReceipt: it has to be a denial.
+    Without keys an unsigned receipt is accepted.
     """
     if row is None:
         return Invalid(Reason.MISSING)
+    denial = denial or isinstance(receipt, DenialReceipt)
     try:
         event = event_of(row, metadata)
     except ProofInvalid:
