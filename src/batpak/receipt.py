@@ -236,6 +236,11 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     signature: bytes | None = None
 
     @property
+    def is_denial(self) -> bool:
+        """Whether it is good for a denial only: for a DenialReceipt."""
+        return False
+
+    @property
     def event_id(self) -> EventId:
         """The event's id, or its idempotency key."""
         return EventId.from_bytes(self._place[1])
@@ -389,6 +394,11 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
 
 class DenialReceipt(AppendReceipt, frozen=True, gc=False, eq=False):
     """The receipt of a denial: verifying it asks that the event is one. Made by `Store.deny`."""
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether it is good for a denial only."""
+        return True
 
     @classmethod
     def of(cls, receipt: AppendReceipt) -> DenialReceipt:

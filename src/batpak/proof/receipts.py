@@ -7,15 +7,7 @@ from batpak import kinds
 from batpak.bundle import event_of
 from batpak.errors import ProofInvalid
 from batpak.proof.notes import verify_ed25519
-from batpak.receipt import (
-    AppendReceipt,
-    DenialReceipt,
-    Invalid,
-    Reason,
-    ReceiptKey,
-    Signed,
-    UnsignedAccepted,
-)
+from batpak.receipt import AppendReceipt, Invalid, Reason, ReceiptKey, Signed, UnsignedAccepted
 
 __all__ = ["verify_receipt"]
 
@@ -37,13 +29,13 @@ def verify_receipt(
     """
     if row is None:
         return Invalid(Reason.MISSING)
-    denial = denial or isinstance(receipt, DenialReceipt)
     try:
         event = event_of(row, metadata)
     except ProofInvalid:
         return Invalid(Reason.ROW)
+    is_right_kind = event.kind == kinds.SYSTEM_DENIAL or not (denial or receipt.is_denial)
     for reason, good in (
-        (Reason.DENIAL_KIND, not denial or event.kind == kinds.SYSTEM_DENIAL),
+        (Reason.DENIAL_KIND, is_right_kind),
         (Reason.EVENT_ID, receipt.event_id == event.event_id),
         (Reason.SEQUENCE, receipt.sequence == event.sequence),
         (Reason.CONTENT_HASH, receipt.commitment == event.commitment),
