@@ -49,7 +49,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`contenders[0]` is batpak. Events: `share` of those asked for, within `least` … `cap`."""
+    """`contenders[0]` is batpak, in one of its ways.
+
+    Events: `share` of those asked for, within `least` … `cap`.
+    """
 
     name: str
     title: str
@@ -111,6 +114,12 @@ SCENARIOS: Final = (
     Scenario(
         "append-os", "append, OS, one event per commit", "append", "events/s", "higher",
         (_OURS, _SQLITE, _PACKAGE, _RUST), Budget(4.0, "SQLite"),
+    ),
+    Scenario(
+        "append-encrypted", "append, OS, encrypted (AES-SIV, a key for each of 100 entities)",
+        "append", "events/s", "higher",
+        (Contender("encrypted"), Contender("batpak", label="batpak, salted")),
+        Budget(0.7, "batpak, salted"),
     ),
     Scenario(
         "append-sync", "append, SYNC, 1 thread", "append", "events/s", "higher",

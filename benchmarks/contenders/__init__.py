@@ -17,12 +17,14 @@ from benchmarks.data import Measurement
 
 MODULES: Final = {
     "batpak": "benchmarks.contenders.ours",
+    "encrypted": "benchmarks.contenders.encrypted",
     "sqlite": "benchmarks.contenders.sqlite_table",
     "eventsourcing": "benchmarks.contenders.eventsourcing_app",
     "raw": "benchmarks.contenders.raw_disk",
 }
 LABELS: Final = {
     "batpak": "batpak",
+    "encrypted": "batpak, encrypted",
     "sqlite": "SQLite",
     "eventsourcing": "eventsourcing",
     "raw": "raw write + fdatasync",

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from batpak.payloads import payload as payload
     from batpak.payloads import upcast as upcast
     from batpak.receipt import AppendReceipt as AppendReceipt
+    from batpak.receipt import DenialReceipt as DenialReceipt
     from batpak.receipt import Namespace as Namespace
     from batpak.signing import SigningKey as SigningKey
     from batpak.store import Ancestry as Ancestry
@@ -107,7 +108,7 @@ _HOMES = {
     "batpak.machine": ("StateMachine",),
     "batpak.outcome": ("Outcome",),
     "batpak.payloads": ("payload", "upcast"),
-    "batpak.receipt": ("AppendReceipt", "Namespace"),
+    "batpak.receipt": ("AppendReceipt", "DenialReceipt", "Namespace"),
     "batpak.signing": ("SigningKey",),
     "batpak.store": (
         "Ancestry", "AncestryEnd", "Frontier", "Page", "Point", "ReadOnlyStore", "Stats", "Store",

@@ -120,6 +120,7 @@ class Vault:
         self.shredding = threading.Lock()
         """Held while keys are being shredded, until they are destroyed."""
         self._ciphers: dict[bytes, _Cipher] = {}
+        """Never one of a key in `shredded`, but for the moment in which that grows."""
         hasher = blake3()
         self.hash: Final = hasher.reset, hasher.update, hasher.digest
         """For the one thread that holds the append lock."""
@@ -146,7 +147,7 @@ class Vault:
         assert self.keyring is not None, "the option keyring= goes with the codec"
         key_id = self.keyring.key_for(coordinate, kind, key)
         cipher = self._ciphers.get(key_id)
-        if cipher is None or key_id in self.shredded:
+        if cipher is None:
             cipher = self._settled(key_id, coordinate, kind, key)
         entity = coordinate.entity_bytes
         names = _names(kind, payload_version, len(entity)) + entity + coordinate.scope_bytes
@@ -186,7 +187,7 @@ class Vault:
         """
         key_id = envelope[:KEY_ID_SIZE]
         cipher = self._ciphers.get(key_id)
-        if cipher is None or key_id in self.shredded or len(envelope) < SEALED_OVERHEAD:
+        if cipher is None or len(envelope) < SEALED_OVERHEAD:
             cipher = self._cipher_to_open(_sequence(row), key_id, envelope)
         if not compare_digest(envelope[KEY_ID_SIZE:_COMMIT_END], cipher.prefix[KEY_ID_SIZE:]):
             raise unavailable(

@@ -29,6 +29,7 @@ __all__ = [
     "MAX_EXTENSION_KEY_BYTES",
     "RESERVED_NAMESPACES",
     "AppendReceipt",
+    "DenialReceipt",
     "Invalid",
     "Namespace",
     "Reason",
@@ -235,6 +236,11 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     signature: bytes | None = None
 
     @property
+    def is_denial(self) -> bool:
+        """Whether it is good for a denial only: for a DenialReceipt."""
+        return False
+
+    @property
     def event_id(self) -> EventId:
         """The event's id, or its idempotency key."""
         return EventId.from_bytes(self._place[1])
@@ -306,7 +312,7 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     def __repr__(self) -> str:
         state = "durable" if self.durable else "written"
-        return f"<AppendReceipt {self.sequence} {self.event_id} {self.coordinate} {state}>"
+        return f"<{type(self).__name__} {self.sequence} {self.event_id} {self.coordinate} {state}>"
 
     def _fields(self) -> tuple[Any, ...]:
         return (
@@ -340,7 +346,10 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> AppendReceipt:
-        """Read what `to_json` wrote. Raises InvalidInput naming the field."""
+        """Read what `to_json` wrote; of a denial, a DenialReceipt.
+
+        Raises InvalidInput naming the field.
+        """
         try:
             plain = msgspec.json.decode(text, type=_ReceiptJson)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -352,7 +361,15 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
             raise InvalidInput(
                 "not a receipt: bad journal id", field="journal_id", value=plain.journal_id
             ) from error
-        return cls(
+        made = DenialReceipt if plain.kind == kinds.SYSTEM_DENIAL.raw else AppendReceipt
+        if not issubclass(made, cls):
+            raise InvalidInput(
+                f"this is the receipt of an event of kind {plain.kind:#06x}, not of a denial",
+                field="kind",
+                value=plain.kind,
+                advice="read it with AppendReceipt.from_json",
+            )
+        return made(
             journal_id,
             (
                 plain.sequence,
@@ -373,6 +390,20 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
             None if plain.key_id is None else _unhex("key_id", plain.key_id, 32),
             None if plain.signature is None else _unhex("signature", plain.signature, 64),
         )
+
+
+class DenialReceipt(AppendReceipt, frozen=True, gc=False, eq=False):
+    """The receipt of a denial: verifying it asks that the event is one. Made by `Store.deny`."""
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether it is good for a denial only."""
+        return True
+
+    @classmethod
+    def of(cls, receipt: AppendReceipt) -> DenialReceipt:
+        """The same receipt, known to be a denial's."""
+        return cls(*(getattr(receipt, name) for name in receipt.__struct_fields__))
 
 
 _Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]

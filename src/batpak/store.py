@@ -112,6 +112,7 @@ from batpak.journal.writer import Known, Prepared, Writer
 from batpak.kinds import EventKind
 from batpak.receipt import (
     AppendReceipt,
+    DenialReceipt,
     Invalid,
     Reason,
     ReceiptKey,
@@ -1140,7 +1141,7 @@ class Store(_Reading):
         causation: Id | None = None,
         extensions: Mapping[str, bytes] | None = None,
         durable: bool = False,
-    ) -> AppendReceipt:
+    ) -> DenialReceipt:
         """Record that an event of `kind` was proposed here and denied: kind 0x000F.
 
         `denied` is what gates answered (`GateDenied.denied`), or a Denial made by hand.
@@ -1164,7 +1165,7 @@ class Store(_Reading):
             coordinate, DENIAL_VERSION, data, correlation, causation, extensions
         )
         self._drain_mine()
-        return self._appender.commit((event,), durable=durable)[0]
+        return DenialReceipt.of(self._appender.commit((event,), durable=durable)[0])
 
     @staticmethod
     def _marks_of(gates: Gates) -> Mapping[str, bytes] | None:

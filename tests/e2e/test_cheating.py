@@ -14,9 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from batpak import Store
+from batpak import Coordinate, EventKind, Store
 from batpak.bundle import Bundle
-from batpak.errors import BatpakError, Conflict, Damaged
+from batpak.engine.system import key_shredded_event
+from batpak.errors import (
+    BatpakError,
+    Conflict,
+    Damaged,
+    KeyUnavailable,
+    PayloadDamaged,
+    PayloadShredded,
+)
+from batpak.keyring import FileKeyring
+from batpak.keyring.files import encode_key_file
 from batpak.proof.bundle import verify_bundle
 from batpak.proof.notes import Key, Note, Policy
 from batpak.receipt import Invalid, Reason, ReceiptKey
@@ -354,6 +364,85 @@ def _checkpoint_removed(scene: Scene) -> None:
     said = Note.parse(scene.note)
     assert said.verified([LOG_KEY])
     assert said.text.startswith(ORIGIN)
+
+
+@dataclass
+class Vaulted:
+    """A journal of two encrypted events of one entity, and its keyring."""
+
+    path: Path
+    ring: FileKeyring
+
+    @classmethod
+    def made(cls, scene: Scene) -> Vaulted:
+        place = scene.path.parent / "vaulted"
+        ring = FileKeyring.create(place.with_name("keys"))
+        with Store.open(place, codec="encrypted", keyring=ring) as store:
+            for text in ("yes", "no"):
+                store.append(Coordinate("person:1", "vote"), text, kind=EventKind(0xF, 1))
+        return cls(place, ring)
+
+    def read(self, sequence: int) -> object:
+        with Store.open(self.path, mode="r", keyring=self.ring) as store:
+            return store.at(sequence).value
+
+    def verdict(self) -> set[str]:
+        with Store.open(self.path, mode="r", keyring=self.ring) as store:
+            return {finding.code for finding in store.verify().findings}
+
+
+@row("a key put in another's place")
+def _key_exchanged(scene: Scene) -> None:
+    vaulted = Vaulted.made(scene)
+    assert vaulted.read(1) == "yes"
+    (file,) = Path(vaulted.ring.path).glob("*.key")
+    key_id = bytes.fromhex(file.stem)
+    file.write_bytes(encode_key_file(key_id, b"a key under which it says no    " * 2, 0))
+    with pytest.raises(KeyUnavailable) as caught:
+        vaulted.read(1)
+    assert caught.value.reason == "wrong-key"
+    assert vaulted.verdict() == {"wrong-key"}
+
+
+@row("an encrypted payload put in another event")
+def _ciphertext_moved(scene: Scene) -> None:
+    vaulted = Vaulted.made(scene)
+
+    def change(journal: ForgedJournal) -> None:
+        journal.at(1).envelope = journal.at(2).envelope
+        journal.at(1).set(envelope_len=len(journal.at(2).envelope))
+
+    forged(vaulted.path, change)
+    with pytest.raises(PayloadDamaged) as caught:
+        vaulted.read(1)
+    assert caught.value.reason == "seal"
+    assert vaulted.verdict() == {"seal"}
+    assert vaulted.read(2) == "no"
+
+
+@row("a shredded key brought back from a backup")
+def _key_restored(scene: Scene) -> None:
+    vaulted = Vaulted.made(scene)
+    (file,) = Path(vaulted.ring.path).glob("*.key")
+    backup = file.read_bytes()
+    with Store.open(vaulted.path, keyring=vaulted.ring) as store:
+        store.shred([1, 2])
+    file.write_bytes(backup)
+    file.chmod(0o600)
+    with pytest.raises(PayloadShredded):
+        vaulted.read(1)
+    Store.open(vaulted.path, keyring=vaulted.ring).close()
+    assert not file.exists()
+
+
+@row("the event removed that says a key is shredded")
+def _shredding_removed(scene: Scene) -> None:
+    with open_signed(scene.path) as store:
+        told = store._appender.commit((key_shredded_event(key_id=b"k" * 16),), durable=True)
+        say(store, 20)
+        store.checkpoint()
+    forged(scene.path, lambda journal: journal.remove(told[0].sequence))
+    assert verdict(scene.path) & {"checkpoint-root", "checkpoint-size"}
 
 
 @pytest.mark.proves("INV-CHEATING-IS-CAUGHT")

@@ -102,6 +102,19 @@ def written(directory: str) -> dict[str, bytes]:
     return found
 
 
+def encryption(vectors: dict[str, bytes]) -> Iterator[Seed]:
+    """Keys of other lengths, payloads that name none, and an envelope in another's place."""
+    for length in (0, 63, 64, 4096, 4097):
+        yield "key-files", f"length-{length}", b"\x01" + bytes(40) + b"k" * length
+    yield "shredding-payloads", "golden", vectors["key-shredded-payload"]
+    for name, value in (("short", {"key_id": b"x"}), ("none", {}), ("list", [1])):
+        yield "shredding-payloads", name, canonical.encode(value)
+    row, envelope = bytes(176), vectors["encrypted-envelope"]
+    for name, key in (("right", bytes(range(0x80, 0xC0))), ("zeros", bytes(64))):
+        yield "encrypted-envelopes", name, b"\x00" + key + row + envelope
+        yield "encrypted-envelopes", f"{name}-known", b"\x01" + key + row + b"n" + envelope[16:]
+
+
 def proofs() -> Iterator[Seed]:
     """Proofs from their golden vectors, and texts beside them."""
     made = proof_vectors.build()
@@ -183,8 +196,10 @@ def seeds() -> Iterator[Seed]:
         yield "tail-hint", f"golden-{mode}", bytes([mode]) + vectors["tail-hint"]
         yield "sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
         yield "key-header", f"golden-{mode}", bytes([mode]) + vectors["key-table"]
+        yield "key-files", f"golden-{mode}", bytes([mode]) + vectors["key-file"]
         yield "disposable-key-table", f"golden-{mode}", bytes([mode]) + vectors["key-table"]
         yield "disposable-sidecar", f"golden-{mode}", bytes([mode]) + vectors["sidecar"]
+    yield from encryption(vectors)
     yield from proofs()
     yield from signers()
     for name, at, value in (

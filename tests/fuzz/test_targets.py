@@ -24,7 +24,7 @@ from batpak.journal.identity import Identity
 from batpak.journal.keyfile import KeyHeader
 from batpak_cli import witness
 from tests.fuzz import target
-from tests.fuzz.targets import commands, files, journals, proofs, signing, values
+from tests.fuzz.targets import commands, files, journals, keys, proofs, signing, values
 
 TARGETS = target.load()
 INPUTS = [(name, path) for name in TARGETS for path in target.stored(name)]
@@ -108,12 +108,14 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "denials": (values.DenialPayload, "encode", wrongly(b"")),
     "disposable-key-table": (journals.Store, "get", raising(IndexError())),
     "disposable-sidecar": (journals.Store, "append_many", raising(IndexError())),
+    "encrypted-envelopes": (keys.Vault, "open", wrongly(b"opened")),
     "entry-bundles": (proofs.tiles, "encode_entries", wrongly(b"")),
     "erasure-payloads": (values, "MAX_RUNS", 0),
     "extensions": (values, "decode_extensions", wrongly({1: "a"})),
     "identity": (Identity, "accepts", wrongly(False)),
     "ids": (EventId, "__str__", wrongly("event:1")),
     "jsonl-import": (commands, "import_jsonl", raising(KeyError("line"))),
+    "key-files": (keys, "encode_key_file", wrongly(b"")),
     "key-header": (KeyHeader, "encode", wrongly(b"")),
     "kinds": (values.EventKind, "__str__", wrongly("0x0")),
     "manifest": (manifest, "may_hold", wrongly(True)),
@@ -127,6 +129,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "second-opinion": (journals.read_segment, "read_journal", raising(StorageFailed("no"))),
     "segment-header": (files, "SegmentHeader", WrongHeader),
     "segment-names": (files, "parse_segment_name", wrongly(7)),
+    "shredding-payloads": (keys, "key_shredded_event", raising(ValueError())),
     "sidecar": (files.MappedPart, "tally", raising(IndexError())),
     "signing-keys": (
         signing.SigningKey,

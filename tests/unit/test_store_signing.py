@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batpak import AppendReceipt, Durability, Store
+from batpak import AppendReceipt, Denial, DenialReceipt, Durability, EventKind, Store
 from batpak.errors import InvalidInput, KeyNotInForce, StoreClosed
 from batpak.ids import EventId
 from batpak.receipt import Invalid, Reason, ReceiptKey, Signed, UnsignedAccepted
@@ -128,6 +129,32 @@ def test_a_denial_is_asked_for_by_kind(tmp_path: Path) -> None:
     with open_signed(tmp_path / "j") as store:
         receipt = say(store)[0]
         assert store.verify_receipt(receipt, denial=True) == Invalid(Reason.DENIAL_KIND)
+
+
+def test_the_receipt_of_a_denial_is_good_for_a_denial_only(tmp_path: Path) -> None:
+    with open_signed(tmp_path / "j") as store:
+        receipt = store.deny(WHERE, EventKind(0xF, 1), Denial("gate", "no"))
+        assert isinstance(receipt, DenialReceipt)
+        signed = store.sign(receipt)
+        assert isinstance(signed, DenialReceipt)
+        assert store.verify_receipt(signed, denial=True) == Signed(RECEIPTS.key_id)
+        # From its JSON, pickled, and shown in a bundle it is one again.
+        for again in (
+            AppendReceipt.from_json(signed.to_json()),
+            DenialReceipt.from_json(signed.to_json()),
+            pickle.loads(pickle.dumps(signed)),
+        ):
+            assert type(again) is DenialReceipt
+            assert again == signed
+            assert store.verify_receipt(again) == Signed(RECEIPTS.key_id)
+        assert repr(signed).startswith("<DenialReceipt ")
+        # An append's receipt that is passed off as a denial's is caught by its type alone.
+        other = say(store)[0]
+        assert type(other) is AppendReceipt
+        assert store.verify_receipt(DenialReceipt.of(other)) == Invalid(Reason.DENIAL_KIND)
+        with pytest.raises(InvalidInput) as caught:
+            DenialReceipt.from_json(other.to_json())
+        assert caught.value.field == "kind"
 
 
 def test_the_last_key_signs_and_all_verify(tmp_path: Path) -> None:

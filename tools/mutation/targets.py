@@ -12,6 +12,8 @@ __all__ = ["LEFT_OUT", "MODULES", "TESTS"]
 
 MODULES: Final = (
     "batpak/event.py",
+    "batpak/encryption.py",
+    "batpak/keyring/files.py",
     "batpak/journal/record.py",
     "batpak/journal/header.py",
     "batpak/journal/hint.py",

@@ -27,7 +27,8 @@ from batpak.errors import (
 from batpak.event import Event, EventSummary, PayloadState
 from batpak.journal.group import Request
 from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
-from batpak.receipt import AppendReceipt
+from batpak.kinds import SYSTEM_DENIAL
+from batpak.receipt import AppendReceipt, DenialReceipt
 
 __all__ = [
     "Appender",
@@ -290,7 +291,8 @@ def receipt_of_stored(
 ) -> AppendReceipt:
     """The receipt of a stored event."""
     row = found.row
-    return AppendReceipt(
+    made = DenialReceipt if row.kind == SYSTEM_DENIAL.raw else AppendReceipt
+    return made(
         journal_id, _committed_of(found), found.coordinate, row.kind, row.content_hash,
         found.metadata_bytes[row.entity_len + row.scope_len :], is_durable, replayed,
     )  # fmt: skip

@@ -24,7 +24,8 @@ def verify_receipt(
 ) -> Signed | UnsignedAccepted | Invalid:
     """Judge a receipt by the event at its sequence: 176 bytes; entity, scope and extensions.
 
-    `row` None: there is no such event. Without keys an unsigned receipt is accepted.
+    `row` None: there is no such event. `denial`, or a DenialReceipt: it has to be a denial.
+    Without keys an unsigned receipt is accepted.
     """
     if row is None:
         return Invalid(Reason.MISSING)
@@ -32,8 +33,9 @@ def verify_receipt(
         event = event_of(row, metadata)
     except ProofInvalid:
         return Invalid(Reason.ROW)
+    is_right_kind = event.kind == kinds.SYSTEM_DENIAL or not (denial or receipt.is_denial)
     for reason, good in (
-        (Reason.DENIAL_KIND, not denial or event.kind == kinds.SYSTEM_DENIAL),
+        (Reason.DENIAL_KIND, is_right_kind),
         (Reason.EVENT_ID, receipt.event_id == event.event_id),
         (Reason.SEQUENCE, receipt.sequence == event.sequence),
         (Reason.CONTENT_HASH, receipt.commitment == event.commitment),

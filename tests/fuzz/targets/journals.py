@@ -18,6 +18,7 @@ from batpak.errors import (
     JournalCorrupt,
     PayloadDetached,
     PayloadErased,
+    PayloadShredded,
     PayloadUnreadable,
 )
 from batpak.event import Event, hlc_of_id
@@ -61,7 +62,7 @@ def payload_of(event: Event) -> str | None:
     """A payload as the other reader tells it: None where it can't be read."""
     try:
         return event.raw.hex()
-    except (PayloadDetached, PayloadErased, PayloadUnreadable):
+    except (PayloadDetached, PayloadErased, PayloadShredded, PayloadUnreadable):
         return None
 
 
