@@ -335,6 +335,26 @@ AFTER: dict[str, Callable[[Stage, Account], None]] = {
 """What is looked at besides, after a life of that name."""
 
 
+def sampled(name: str, cases: list[tuple[Call, Fault]]) -> list[tuple[Call, Fault]]:
+    """A part of the cases: among them, of each kind of call that a promise depends on, one."""
+    chosen = effort.sample(f"system calls {name}", cases, MOST)
+    kinds = {(call.name, told_suffix(call)) for call, fault in chosen if must_be_told(call, fault)}
+    left = [case for case in cases if must_be_told(*case)]
+    effort.draws(f"kinds of system calls {name}").shuffle(left)
+    for call, fault in left:
+        kind = call.name, told_suffix(call)
+        if kind not in kinds:
+            kinds.add(kind)
+            chosen.append((call, fault))
+    return chosen
+
+
+def told_suffix(call: Call) -> str:
+    """Of what kind the call's file is."""
+    name = os.path.basename(call.path).removesuffix(".tmp")
+    return next((suffix for suffix in TOLD if name.endswith(suffix)), "")
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_nothing_is_lost_at_any_file_call(
     name: str, nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest
@@ -349,7 +369,7 @@ def test_nothing_is_lost_at_any_file_call(
     AFTER.get(stage.scenario.life, lambda *_: None)(stage, told)
 
     cases = [(call, fault) for call in calls for fault in faults_of(call)]
-    chosen = effort.sample(f"system calls {name}", cases, MOST)
+    chosen = sampled(name, cases)
     failures: list[Exception] = []
     for call, fault in chosen:
         try:
