@@ -131,7 +131,7 @@ EVENTS = (
     st.lists(DRAWN | RAW, min_size=1, max_size=5)
     | st.lists(KEYED, min_size=1, max_size=3)
     | st.lists(RETRIED, min_size=1, max_size=3)
-    | st.lists(KEYED | DRAWN, min_size=1, max_size=3)
+    | st.lists(KEYED | PLAIN, min_size=2, max_size=3)
 )
 """The events of a commit: without keys, with keys, known ones, and some of both."""
 
