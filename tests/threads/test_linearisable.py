@@ -153,10 +153,8 @@ class Actor:
             return fence.receipts
 
         calls = (
-            lambda: self.store.append(at(entity), content, on_replay=on_replay, **options),
-            lambda: self.store.submit(at(entity), content, on_replay=on_replay, **options).result(
-                60
-            ),
+            lambda: self.store.append(at(entity), content, **asked),
+            lambda: self.store.submit(at(entity), content, **asked).result(60),
             fenced,
         )
         # The first twice as often: bugs are planted in front of it.
