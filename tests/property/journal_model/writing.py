@@ -271,16 +271,21 @@ class Writing(Base):
     # --- by an outbox -----------------------------------------------------------------
 
     @precondition(lambda self: self.outbox is None)
-    @rule(where=COORDINATES, conditions=CONDITIONS, drawn=EVENTS)
+    @rule(target=IDS, where=COORDINATES, conditions=CONDITIONS, drawn=EVENTS, flushes=st.booleans())
     def begin_outbox(
-        self, where: Coordinate, conditions: Conditions, drawn: list[Drawn | Keyed]
-    ) -> None:
+        self,
+        where: Coordinate,
+        conditions: Conditions,
+        drawn: list[Drawn | Keyed],
+        flushes: bool,
+    ) -> Any:
         staged = self.staged(None, where.entity, conditions)
         staged.holder = self.store.outbox(
             **self.conditions_of(conditions, staged.after, staged.expect)
         )
         self.outbox = staged
         self.put_into_the_outbox(drawn)
+        return self.flush() if flushes else multiple()
 
     @precondition(lambda self: self.outbox is not None)
     @rule(drawn=EVENTS)
@@ -307,6 +312,9 @@ class Writing(Base):
     @precondition(lambda self: self.outbox is not None)
     @rule(target=IDS)
     def flush_outbox(self) -> Any:
+        return self.flush()
+
+    def flush(self) -> Any:
         """What can't be written stays staged, and may be given up."""
         assert self.outbox is not None
         staged, box = self.outbox, self.outbox.holder
