@@ -22,7 +22,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-system check lint dead-code format types layers docs-check api hooks \
-	docs coverage thorough kills crash fuzz mutation bench bench-growth bench-proof dist lock env clean
+	docs coverage thorough interrupts kills crash fuzz mutation bench bench-growth bench-proof dist lock env clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -80,6 +80,9 @@ coverage: .venv/.dev  ## branch coverage of src/batpak, as a table and build/cov
 
 thorough: .venv/.dev  ## the property tests with many random examples
 	$(PYTEST) tests/property --hypothesis-profile=thorough $(ARGS)
+
+interrupts: .venv/.dev  ## Ctrl-C at every point, races and histories at length: half an hour
+	BATPAK_EXHAUSTIVE=1 $(PYTEST) tests/threads -rP $(ARGS)
 
 kills: .venv/.dev  ## thousands of writers killed; ARGS="--rounds 3000 --seed 1"
 	$(BIN)/python -m tests.support.killing $(ARGS)

@@ -73,12 +73,20 @@ class History:
 
     def run(self, call: Callable[[Call], None], **known: Any) -> Call:
         """Record a call: `call` fills in what came of it."""
-        made = Call(next(self._ticks), **known)
+        made = self.begin(**known)
         call(made)
+        self.end(made)
+        return made
+
+    def begin(self, **known: Any) -> Call:
+        """A call begins."""
+        return Call(next(self._ticks), **known)
+
+    def end(self, made: Call) -> None:
+        """It is over, and what came of it is in it."""
         made.end = next(self._ticks)
         with self._lock:
             self.calls.append(made)
-        return made
 
 
 def check(log: Sequence[Fact], calls: Sequence[Call]) -> list[str]:

@@ -21,11 +21,11 @@ keeps its lock after a Ctrl-C.
 
 Where a class written in C is called (an int, a struct, an iterator) CPython looks too and
 the profiler is silent: nothing but the new object exists by then, so the state is that of
-the point before. A generator that is dropped half-way is told so without a look for
-signals, but the profiler takes it for a call: a second Ctrl-C that lands there is lost
-while the first is on its way, and does not count. What a `__del__` does, or the callback
-by which a WeakSet (of threads, say) forgets a dead member, has no points: there CPython
-swallows Ctrl-C.
+the point before. What a `__del__` does, or the callback by which a WeakSet (of threads,
+say) forgets a dead member, has no points: there CPython swallows Ctrl-C. So it is with a
+generator that is dropped half-way, as the first Ctrl-C unwinds what used it; and where a
+generator is resumed by an exception, CPython does not look for signals at all, though the
+profiler takes it for a call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ import dis
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from types import CodeType, FrameType, GeneratorType, TracebackType
+from inspect import CO_GENERATOR
+from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 __all__ = ["Interrupted", "Point"]
@@ -45,6 +46,8 @@ _BACK = frozenset(
     if "JUMP_BACKWARD" in name and "NO_INTERRUPT" not in name
 )
 _FINALIZERS = ("__del__", "WeakSet.__init__.<locals>._remove")
+_THROWS = frozenset({"throw", "close"})
+_ASKS = frozenset({"next", "send"})
 _WAITS = frozenset({"acquire", "__enter__"})
 
 
@@ -88,6 +91,8 @@ class Interrupted:
         self._known: dict[CodeType, frozenset[int] | None] = {}
         """Where each code jumps back; None for a code that is spared."""
         self._busy = False
+        self._last = ""
+        """The C function that was called last, and has called nothing else in C."""
         self._finalizer: FrameType | None = None
         """The outermost finalizer under way."""
 
@@ -96,8 +101,6 @@ class Interrupted:
         # A collection runs what others hang on it, such as a test tool's clock: not ours.
         self._collects = gc.isenabled()
         gc.disable()
-        self._told_before = sys.unraisablehook
-        sys.unraisablehook = self._unraisable
         sys.settrace(self._trace)
         sys.setprofile(self._profile)
         return self
@@ -111,18 +114,8 @@ class Interrupted:
         self._busy = True
         sys.setprofile(self._before[1])
         sys.settrace(self._before[0])
-        sys.unraisablehook = self._told_before
         if self._collects:
             gc.enable()
-
-    def _unraisable(self, told: sys.UnraisableHookArgs) -> None:
-        is_dropped = isinstance(told.object, GeneratorType) and len(self.points) > 1
-        if is_dropped and told.exc_type is KeyboardInterrupt and self.points[-1].how == "call":
-            self.points.pop()
-            # No further one is due.
-            del self._targets[len(self.points) :]
-        else:
-            self._told_before(told)
 
     def _jumps(self, code: CodeType) -> frozenset[int] | None:
         try:
@@ -164,6 +157,12 @@ class Interrupted:
         if event == "call" and code.co_qualname.endswith(_FINALIZERS):
             self._finalizer = frame
             return
+        if event.startswith("c_"):
+            self._last = argument.__name__ if event == "c_call" else ""
+        elif event == "call" and self.points and self._is_thrown_into(frame):
+            if self._last not in _THROWS:
+                self._finalizer = frame
+            return
         if self._jumps(code) is None:
             return
         if event == "call":
@@ -174,6 +173,14 @@ class Interrupted:
         elif event == "c_call" and argument.__name__ in _WAITS:
             self._meet("wait", frame, argument.__name__)
             self._tell("wait", argument.__name__)
+
+    def _is_thrown_into(self, frame: FrameType) -> bool:
+        """Whether a generator goes on, and for no asking that is seen."""
+        caller = frame.f_back
+        if not frame.f_code.co_flags & CO_GENERATOR or frame.f_lasti < 0 or caller is None:
+            return False
+        opcode = caller.f_code.co_code[caller.f_lasti]
+        return dis.opname[opcode] not in ("FOR_ITER", "SEND") and self._last not in _ASKS
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         if self._busy:

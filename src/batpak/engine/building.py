@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from batpak.engine.opening import settle_ancestors
 from batpak.errors import DestinationTaken, JournalLocked
-from batpak.files import TEMPORARY_SUFFIX, Files, let_go, refusal
+from batpak.files import TEMPORARY_SUFFIX, Files, refusal, tell_not_closed
 
 __all__ = ["building", "check_destination", "is_folder", "publish", "sync_tree"]
 
@@ -84,9 +84,9 @@ def building(files: Files, destination: str, source: str) -> Generator[str]:
     check_destination(files, destination, source)
     staging = destination + TEMPORARY_SUFFIX
     marker, whole = os.path.join(staging, _MARKER), os.path.join(staging, _WHOLE)
-    fd = -1
+    claim = _Claim()
     try:
-        fd = _claim(files, staging, marker)
+        _claim(files, staging, marker, claim)
         # Crash from here on: the next builder for this destination clears it.
         if is_folder(files, whole):
             _remove_tree(files, whole)
@@ -95,12 +95,39 @@ def building(files: Files, destination: str, source: str) -> Generator[str]:
     except OSError as error:
         raise refusal(error, "the copy was not made", destination) from error
     finally:
-        if fd >= 0:
-            _leave(files, staging, marker, whole, fd)
+        # Twice: Ctrl-C can cut it and cut that again, and a lock that stays held would keep
+        # this process from ever building here.
+        try:
+            if claim.is_ours:
+                _leave(files, staging, marker, whole)
+        finally:
+            try:
+                _let_go_of(files, claim)
+            finally:
+                _let_go_of(files, claim)
 
 
-def _claim(files: Files, staging: str, marker: str) -> int:
-    """The locked marker of the directory to build in, which is made if need be."""
+class _Claim:
+    """The open marker of a place to build in, and whether it is locked by us."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.is_ours = False
+
+
+def _let_go_of(files: Files, claim: _Claim) -> None:
+    """Close the marker, which frees its lock; may be called again."""
+    # No call between the taking and the closing, so Ctrl-C can't part them.
+    fd, claim.fd = claim.fd, -1
+    if fd >= 0:
+        try:
+            files.close(fd)
+        except OSError as error:
+            tell_not_closed(error)
+
+
+def _claim(files: Files, staging: str, marker: str, claim: _Claim) -> None:
+    """Lock the marker of the directory to build in, which is made if need be."""
     try:
         files.mkdir(staging)
     except FileExistsError:
@@ -112,33 +139,29 @@ def _claim(files: Files, staging: str, marker: str) -> int:
                 value=staging,
                 advice="move it away, or name another destination",
             ) from None
-    fd = files.open(marker, os.O_CREAT | os.O_RDWR)
-    try:
-        is_ours = files.lock(fd)
-        if is_ours:
-            try:
-                named = files.stat(marker)
-            except FileNotFoundError:
-                # Its builder has just finished.
-                is_ours = False
-            else:
-                is_ours = named.st_ino == files.fstat(fd).st_ino
-        if not is_ours:
-            raise JournalLocked(
-                "another process builds a copy of this name",
-                file=staging,
-                pid=None,
-                advice="wait for it to end, or name another destination",
-            )
-        # Before anything stands beside it: what a power cut leaves must be known as ours.
-        files.sync_directory(staging)
-    except BaseException:
-        let_go(files, fd)
-        raise
-    return fd
+    fd = claim.fd = files.open(marker, os.O_CREAT | os.O_RDWR)
+    is_ours = files.lock(fd)
+    if is_ours:
+        try:
+            named = files.stat(marker)
+        except FileNotFoundError:
+            # Its builder has just finished.
+            is_ours = False
+        else:
+            is_ours = named.st_ino == files.fstat(fd).st_ino
+    if not is_ours:
+        raise JournalLocked(
+            "another process builds a copy of this name",
+            file=staging,
+            pid=None,
+            advice="wait for it to end, or name another destination",
+        )
+    claim.is_ours = True
+    # Before anything stands beside it: what a power cut leaves must be known as ours.
+    files.sync_directory(staging)
 
 
-def _leave(files: Files, staging: str, marker: str, whole: str, fd: int) -> None:
+def _leave(files: Files, staging: str, marker: str, whole: str) -> None:
     """Remove what is left of the building place. What can't be removed is only untidy."""
     try:
         if is_folder(files, whole):
@@ -152,8 +175,6 @@ def _leave(files: Files, staging: str, marker: str, whole: str, fd: int) -> None
             "%s stays: %s", staging, str(error),
             extra={"code": "building-place-stays", "file": staging, "error": str(error)},
         )  # fmt: skip
-    finally:
-        let_go(files, fd)
 
 
 def publish(files: Files, whole: str, destination: str) -> None:

@@ -19,7 +19,16 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant
 
-from batpak import AppendReceipt, Durability, Frontier, Item, ReadOnlyStore, Store, canonical
+from batpak import (
+    AppendReceipt,
+    Durability,
+    EventKind,
+    Frontier,
+    Item,
+    ReadOnlyStore,
+    Store,
+    canonical,
+)
 from batpak.config import Every
 from batpak.engine.staging import Fence, Outbox
 from batpak.errors import ConditionFailed
@@ -152,10 +161,10 @@ class Base(RuleBasedStateMachine):
             pool = [*KEYS, *(k.event_id for k in self.book.events if k.receipt and k.event_id)]
             key = pool[drawn.key % len(pool)]
             kept = self.book.known.get(key)
-            if drawn.repeats and kept is not None and kept.raw is not None:
-                return Wanted(
-                    kept.coordinate, kept.kind, kept.raw, kept.raw, True, 0, 0, 0, {}, key, None
-                )
+            if drawn.differs != "wholly" and kept is not None and kept.raw is not None:
+                kind = kept.kind if drawn.differs != "kind" else EventKind(2, kept.kind.type_id)
+                raw = kept.raw if drawn.differs != "payload" else kept.raw + b"!"
+                return Wanted(kept.coordinate, kind, raw, raw, True, 0, 0, 0, {}, key, None)
             return self._made(drawn.drawn, key, None)
         told = [kept.event_id for kept in self.book.events if kept.receipt is not None]
         cause: bytes | int | None = None

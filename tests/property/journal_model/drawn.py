@@ -85,8 +85,8 @@ class Keyed:
 
     drawn: Drawn
     key: int
-    repeats: bool
-    """Whether it is to be what is already known under the key."""
+    differs: Literal["nowhere", "kind", "payload", "wholly"]
+    """From what is already known under the key."""
 
 
 Clock = Literal["right", "behind", "ahead", "empty"]
@@ -124,14 +124,19 @@ DRAWN = _labelled(VALUES, is_raw=False)
 RAW = _labelled(st.binary(max_size=200), is_raw=True)
 PLAIN = st.builds(Drawn, COORDINATES, KINDS, st.integers(0, 1))
 KEYED = st.builds(
-    Keyed, PLAIN, st.integers(0, len(KEYS) + 40), st.sampled_from((True, True, False))
+    Keyed,
+    PLAIN,
+    st.integers(0, len(KEYS) + 40),
+    st.sampled_from(("nowhere", "nowhere", "nowhere", "kind", "payload", "wholly")),
 )
-RETRIED = st.builds(Keyed, PLAIN, st.integers(0, len(KEYS) + 40), st.just(True))
+RETRIED = st.builds(
+    Keyed, PLAIN, st.integers(0, len(KEYS) + 40), st.sampled_from(("nowhere",) * 4 + ("kind",))
+)
 EVENTS = (
     st.lists(DRAWN | RAW, min_size=1, max_size=5)
     | st.lists(KEYED, min_size=1, max_size=3)
     | st.lists(RETRIED, min_size=1, max_size=3)
-    | st.lists(KEYED | DRAWN, min_size=1, max_size=3)
+    | st.lists(KEYED | PLAIN, min_size=2, max_size=3)
 )
 """The events of a commit: without keys, with keys, known ones, and some of both."""
 

@@ -33,7 +33,7 @@ from batpak.proof.merkle import leaf_hash, verify_consistency
 from batpak.tlog.trees import root_of
 from tests.property.journal_model.base import BATCH_MAX, PAYLOAD_MAX, Base
 from tests.property.journal_model.book import Kept
-from tests.property.journal_model.drawn import KINDS, NAMES, REGIONS
+from tests.property.journal_model.drawn import NAMES, REGIONS
 from tests.support.faulty_files import DISK
 from tests.support.proofs import LOG_KEY, POLICY
 
@@ -127,14 +127,16 @@ class Keeping(Base):
     # --- erasing ------------------------------------------------------------------------
 
     @rule(
-        what=st.sets(st.integers(0, 80), min_size=1, max_size=5)
+        what=st.sets(st.integers(0, 200), min_size=1, max_size=5)
         | REGIONS
-        | st.builds(Region, entity=NAMES, kind=st.none() | KINDS),
+        | st.builds(Region, entity=NAMES),
         durable=st.booleans(),
     )
     def erase(self, what: set[int] | Region, durable: bool) -> None:
         self.settle()
         events = self.book.events
+        if isinstance(what, set):
+            what = {pick % len(events) for pick in what}
         if isinstance(what, Region):
             chosen = [kept for kept in events if what.matches(kept)]
             own = sum(kept.is_own for kept in chosen)

@@ -21,7 +21,6 @@ from tests.property.journal_model.drawn import (
     KINDS,
     RAW,
     RETRIED,
-    UNCONDITIONAL,
     Conditions,
     Drawn,
     Keyed,
@@ -189,16 +188,22 @@ class Writing(Base):
         )  # fmt: skip
 
     @precondition(lambda self: self.fence is None)
-    @rule(where=COORDINATES, conditions=CONDITIONS)
-    def begin_fence(self, where: Coordinate, conditions: Conditions) -> None:
+    @rule(where=COORDINATES, conditions=CONDITIONS, drawn=EVENTS)
+    def begin_fence(
+        self, where: Coordinate, conditions: Conditions, drawn: list[Drawn | Keyed]
+    ) -> None:
         staged = self.staged(None, where.entity, conditions)
         fence = self.store.fence(**self.conditions_of(conditions, staged.after, staged.expect))
         staged.holder = fence.__enter__()
         self.fence = staged
+        self.put_into_the_fence(drawn, True)
 
     @precondition(lambda self: self.fence is not None)
     @rule(drawn=EVENTS, one_by_one=st.booleans())
     def stage_in_the_fence(self, drawn: list[Drawn | Keyed], one_by_one: bool) -> None:
+        self.put_into_the_fence(drawn, one_by_one)
+
+    def put_into_the_fence(self, drawn: list[Drawn | Keyed], one_by_one: bool) -> None:
         assert self.fence is not None
         fence: Any = self.fence.holder
         if len(fence) + len(drawn) > 30:
@@ -266,17 +271,28 @@ class Writing(Base):
     # --- by an outbox -----------------------------------------------------------------
 
     @precondition(lambda self: self.outbox is None)
-    @rule(where=COORDINATES, conditions=CONDITIONS | UNCONDITIONAL)
-    def begin_outbox(self, where: Coordinate, conditions: Conditions) -> None:
+    @rule(target=IDS, where=COORDINATES, conditions=CONDITIONS, drawn=EVENTS, flushes=st.booleans())
+    def begin_outbox(
+        self,
+        where: Coordinate,
+        conditions: Conditions,
+        drawn: list[Drawn | Keyed],
+        flushes: bool,
+    ) -> Any:
         staged = self.staged(None, where.entity, conditions)
         staged.holder = self.store.outbox(
             **self.conditions_of(conditions, staged.after, staged.expect)
         )
         self.outbox = staged
+        self.put_into_the_outbox(drawn)
+        return self.flush() if flushes else multiple()
 
     @precondition(lambda self: self.outbox is not None)
     @rule(drawn=EVENTS)
     def stage_in_the_outbox(self, drawn: list[Drawn | Keyed]) -> None:
+        self.put_into_the_outbox(drawn)
+
+    def put_into_the_outbox(self, drawn: list[Drawn | Keyed]) -> None:
         assert self.outbox is not None
         box: Any = self.outbox.holder
         if len(box) + len(drawn) > 30:
@@ -296,6 +312,9 @@ class Writing(Base):
     @precondition(lambda self: self.outbox is not None)
     @rule(target=IDS)
     def flush_outbox(self) -> Any:
+        return self.flush()
+
+    def flush(self) -> Any:
         """What can't be written stays staged, and may be given up."""
         assert self.outbox is not None
         staged, box = self.outbox, self.outbox.holder
