@@ -26,8 +26,10 @@ from batpak.kinds import SYSTEM_KEY_SHREDDED
 __all__ = ["check_encrypted"]
 
 
-def check_encrypted(reader: LogReader, bound: int, report: VerifyReport) -> None:
-    """Open what can be opened below `bound`; findings and numbers go to the report.
+def check_encrypted(
+    reader: LogReader, bound: int, report: VerifyReport, *, has_encrypted: bool
+) -> None:
+    """Open what can be opened below `bound`, if there is anything; tell the report.
 
     What is damaged is named elsewhere, and passed over here.
     """
@@ -35,6 +37,8 @@ def check_encrypted(reader: LogReader, bound: int, report: VerifyReport) -> None
     try:
         for sequence in reader.index.of_kind(SYSTEM_KEY_SHREDDED.raw, 0, bound):
             _check_shredding(reader, sequence, report)
+        if not has_encrypted:
+            return
         for sequence in reader.of_codec(CODEC_ENCRYPTED, 0, bound):
             report.encrypted += 1
             reason = _opened(reader, sequence, report)

@@ -119,6 +119,8 @@ class _State:
         default_factory=dict[str, "tuple[array[int], array[int]]"]
     )
     """By file: sequences of users' events without a payload, and where their rows stand."""
+    is_encrypted: bool = False
+    """Whether there is an event whose payload is neither plain nor salted."""
     after_gap: bool = False
     """After a gap an entity's first event can't be checked against its predecessor."""
     tree: RunningRoot | None = None
@@ -167,7 +169,7 @@ def verify_journal(
         report.root = state.tree.root
         _compare_beyond(layout, state)
     if state.full:
-        check_encrypted(reader, bound, report)
+        check_encrypted(reader, bound, report, has_encrypted=state.is_encrypted)
     if progress is not None:
         progress(total, total)
     report.segments = len(bases)
@@ -465,6 +467,8 @@ def _check_whole_records(
                 head = (clock + 1, last)
                 if count > 1:
                     fresh[entity] = head
+                if codec > CODEC_SALTED:
+                    state.is_encrypted = True
                 hashes.append(last)
                 ids.append(event_id)
                 hlcs.append(row_hlc)
@@ -665,6 +669,8 @@ def _check_record(
         _check_names(state, path, event)
         if is_foreign(row.event_id, row.hlc):
             _check_foreign(state, path, sequence, row.event_id)
+        if row.codec > CODEC_SALTED:
+            state.is_encrypted = True
         if row.codec == CODEC_SALTED and row.envelope_len < SALT_SIZE:
             _add(
                 state, "envelope-length", path, event.row_offset, sequence,
