@@ -44,6 +44,8 @@ class Model:
         self.groups: dict[int, object] = {}
         """Of encrypted events; a group that was shredded is another one from then on."""
         self.erased: set[int] = set()
+        self.gone: set[int] = set()
+        """Of the erased: those that compaction took out, whose key nobody can see any more."""
         self.shredded: set[object] = set()
         self.number = 0
 
@@ -97,6 +99,10 @@ def test_what_is_shredded_is_gone_and_nothing_else_is(
         run(Path(folder), policy, steps)
 
 
+def chosen(among: dict[int, object], number: int) -> int:
+    return sorted(among)[number % len(among)]
+
+
 def run(place: Path, policy: Policy, steps: list[tuple[str, Any]]) -> None:
     path, model = place / "journal", Model(policy)
     FileKeyring.create(place / "keys", policy=policy, files=DISK)
@@ -115,7 +121,8 @@ def run(place: Path, policy: Policy, steps: list[tuple[str, Any]]) -> None:
 
     codec = "encrypted"
     store = opened(codec)
-    for step, what in steps:
+    first = ("append", [("user:a", EventKind(0xF, 1)), ("user:b", EventKind(0xE, 1))])
+    for step, what in [first, *steps]:
         if step == "append":
             items: list[Item] = []
             groups: list[object] = []
@@ -134,12 +141,11 @@ def run(place: Path, policy: Policy, steps: list[tuple[str, Any]]) -> None:
                 receipt = store.append(Coordinate(name, "r"), value, kind=kind, key=key)
             note(receipt.sequence, value, model.group_of(name, kind, key))
         elif step == "shred":
-            asked = {n for n in what if n in model.groups}
-            asked -= {n for n in asked if n in model.erased}
+            asked = {chosen(model.groups, n) for n in what} - model.erased
             if not asked:
                 continue
             fresh = {n for n in asked if model.groups[n] not in model.shredded}
-            others = model.covered(fresh) - asked
+            others = model.covered(fresh) - asked - model.gone
             shutil.rmtree(backup, ignore_errors=True)
             shutil.copytree(place / "keys", backup)
             if others:
@@ -151,11 +157,12 @@ def run(place: Path, policy: Policy, steps: list[tuple[str, Any]]) -> None:
             assert report.events == len(fresh)
             model.shredded |= groups_here
         elif step == "erase":
-            if what in model.payloads:
-                store.erase(what, reason="x")
-                model.erased.add(what)
+            victim = chosen(model.payloads, what)
+            store.erase(victim, reason="x")
+            model.erased.add(victim)
         elif step == "compact":
             store.compact()
+            model.gone = set(model.erased)
         else:
             store.close()
             codec = what
