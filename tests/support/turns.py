@@ -309,7 +309,7 @@ def _start_new_thread(function: Callable[..., Any], arguments: tuple[Any, ...]) 
     """Return once the thread has come to take turns, so that it is there at each decision."""
     turns = Turns.current
     before = 0 if turns is None else len(turns._actors)
-    ident = threading._start_new_thread(function, arguments)  # type: ignore[attr-defined]
+    ident = threading._start_new_thread(function, arguments)  # type: ignore[attr-defined]  # not public, but the real one
     if turns is not None and turns._is_active:
         with turns._change:
             assert turns._change.wait_for(lambda: len(turns._actors) > before, PATIENCE)

@@ -750,3 +750,25 @@ def test_a_table_may_take_more_than_a_small_payload_gave(path: Path) -> None:
         # 400 bytes of table for 17 bytes of salt and payload, padded.
         assert report.bytes_reclaimed == -384
         assert store.verify("full").ok
+
+
+@pytest.mark.parametrize("gone", range(4))
+def test_its_neighbours_in_a_batch_are_read_whichever_payload_is_gone(
+    tmp_path: Path, gone: int
+) -> None:
+    """Rows end with the last payload that is there, not with the last row's."""
+    path = tmp_path / "journal"
+    with Store.open(path, files=DISK, durability=Durability.OS) as store:
+        receipts = store.append_many(
+            [Item(Coordinate("player:1", "room"), {"n": n}, kind=KIND) for n in range(4)]
+        )
+        store.erase([receipts[gone].sequence], reason="asked for")
+        store.compact()
+        store.append(Coordinate("player:2", "room"), {"n": 4}, kind=KIND)
+        expected = [n for n in range(4) if n != gone]
+        for reader in (store, Store.open(path, mode="r")):
+            found = list(reader.query(Region("player:1")))
+            assert [e.value["n"] for e in found if e.envelope is not None] == expected
+            assert [e.sequence for e in reader.query(Region("player:1"), payload=False)] == [
+                receipt.sequence for receipt in receipts
+            ]

@@ -323,15 +323,23 @@ class LogReader:
         Rows that stand close together are read at once: many small reads cost more, most of
         all where the file is not mapped.
         """
-        row_at, metadata_at, envelope_at = (column[-1] for column in offsets)
-        row = reader.read(row_at, ROW_SIZE)
-        if len(row) < ROW_SIZE:
-            return b"", 0
-        _, ext, entity, scope, _, _, size, _ = _needed(row)
-        # Parts follow rows in the file.
-        end = max(metadata_at + entity + scope + ext, envelope_at + size)
+        rows, metadata, envelopes = offsets
+        # Parts follow rows in the file, in the same order; but an envelope may be absent,
+        # and the one before it of the same record then stands last.
+        last = len(rows) - 1
+        while last and not envelopes[last]:
+            last -= 1
+        end = 0
+        for place in {last, len(rows) - 1}:
+            row = reader.read(rows[place], ROW_SIZE)
+            if len(row) < ROW_SIZE:
+                return b"", 0
+            _, ext, entity, scope, _, _, size, _ = _needed(row)
+            end = max(end, metadata[place] + entity + scope + ext)
+            if envelopes[place]:
+                end = max(end, envelopes[place] + size)
         start = offsets[0][0]
-        if end - start <= _MAX_WINDOW:
+        if 0 < end - start <= _MAX_WINDOW:
             return reader.read(start, end - start), start
         return reader.view(end), 0
 

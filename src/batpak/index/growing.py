@@ -311,8 +311,10 @@ class GrowingPart:
 
     def find_hlc(self, hlc: int, rows: int) -> int | None:
         """The row among the first `rows` with exactly this HLC."""
-        i = bisect_left(self._hlcs, hlc, 0, rows)
-        return i if i < rows and self._hlcs[i] == hlc else None
+        hlcs = self._hlcs
+        rows = min(rows, len(hlcs))
+        i = bisect_left(hlcs, hlc, 0, rows)
+        return i if i < rows and hlcs[i] == hlc else None
 
     def find_foreign(self, event_id: bytes, rows: int) -> int | None:
         """The row among the first `rows` that has this id, which its HLC does not give."""

@@ -196,6 +196,7 @@ def witnesses_ignored(patch: pytest.MonkeyPatch) -> None:
 def shown_too_early(patch: pytest.MonkeyPatch) -> None:
     """In SYNC, events are visible as soon as they are written."""
     patch.setattr(Writer, "visible", property(lambda self: self.log.sequence))
+    patch.setattr(Writer, "readable", lambda self: self.log.sequence)
 
 
 def erasure_rewritten_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:

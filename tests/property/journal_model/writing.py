@@ -321,7 +321,7 @@ class Writing(Base):
         if not staged.events:
             assert box.flush() == ()  # type: ignore[union-attr]  # an outbox
             return multiple()
-        outcome = self.commit(self.commit_of(staged), box.flush)  # type: ignore[union-attr]
+        outcome = self.commit(self.commit_of(staged), box.flush)  # type: ignore[union-attr]  # an outbox
         if outcome.refused is None:
             assert len(box) == 0
             self.outbox = None
@@ -342,7 +342,7 @@ class Writing(Base):
             self.hold(commit, shape, box.submit)  # type: ignore[union-attr]  # an outbox
             assert len(box) == len(staged.events)
             return
-        self.queued.append(Queued(commit, box.submit()))  # type: ignore[union-attr]
+        self.queued.append(Queued(commit, box.submit()))  # type: ignore[union-attr]  # an outbox
         assert len(box) == 0
         self.outbox = None
 
