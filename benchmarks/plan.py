@@ -104,6 +104,7 @@ _PACKAGE = Contender("eventsourcing")
 _RAW = Contender("raw")
 _RUST = Contender("rust")
 _RUST_GATE = Contender("rust-gate")
+_PLAIN = "batpak, plain append"
 
 
 def _stored(*names: str) -> tuple[Contender, ...]:
@@ -120,6 +121,29 @@ SCENARIOS: Final = (
         "append", "events/s", "higher",
         (Contender("encrypted"), Contender("batpak", label="batpak, salted")),
         Budget(0.7, "batpak, salted"),
+    ),
+    Scenario(
+        "append-keyed", "append, OS, under an idempotency key", "append", "events/s", "higher",
+        (Contender("keyed"), Contender("batpak", label=_PLAIN)), Budget(0.8, _PLAIN),
+    ),
+    Scenario(
+        "append-expect", "append, OS, on its entity's clock", "append", "events/s", "higher",
+        (Contender("expecting"), Contender("batpak", label=_PLAIN)), Budget(0.9, _PLAIN),
+    ),
+    Scenario(
+        "append-unless", "append, OS, unless a region of 100 000 old events has new ones",
+        "append", "events/s", "higher",
+        (Contender("conditional"), Contender("batpak", label=_PLAIN)), Budget(0.5, _PLAIN),
+        share=0.2,
+    ),
+    Scenario(
+        "submit-os", "submit, OS, 1 thread", "append", "events/s", "higher",
+        (Contender("submitting"), Contender("batpak", label=_PLAIN)), Budget(0.45, _PLAIN),
+    ),
+    Scenario(
+        "submit-sync", "submit, SYNC, 1 thread", "append", "events/s", "higher",
+        (Contender("submitting"), Contender("batpak", label=_PLAIN)), Budget(0.7, _PLAIN),
+        durable=True, cap=SYNC_EVENTS,
     ),
     Scenario(
         "append-sync", "append, SYNC, 1 thread", "append", "events/s", "higher",

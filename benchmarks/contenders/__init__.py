@@ -1,4 +1,4 @@
-"""One module per contender: batpak, and what people use instead.
+"""The contenders: batpak, in each of its ways, and what people use instead.
 
 Each offers the same class `Log`, whose methods hold the loops themselves, so that no
 wrapper stands between the clock and the work. The Rust batpak is no module but a program
@@ -18,6 +18,10 @@ from benchmarks.data import Measurement
 MODULES: Final = {
     "batpak": "benchmarks.contenders.ours",
     "encrypted": "benchmarks.contenders.encrypted",
+    "keyed": "benchmarks.contenders.ways:Keyed",
+    "expecting": "benchmarks.contenders.ways:Expecting",
+    "conditional": "benchmarks.contenders.ways:Conditional",
+    "submitting": "benchmarks.contenders.ways:Submitting",
     "sqlite": "benchmarks.contenders.sqlite_table",
     "eventsourcing": "benchmarks.contenders.eventsourcing_app",
     "raw": "benchmarks.contenders.raw_disk",
@@ -25,6 +29,10 @@ MODULES: Final = {
 LABELS: Final = {
     "batpak": "batpak",
     "encrypted": "batpak, encrypted",
+    "keyed": "batpak, with a key",
+    "expecting": "batpak, with expect=",
+    "conditional": "batpak, with unless=",
+    "submitting": "batpak, submitted",
     "sqlite": "SQLite",
     "eventsourcing": "eventsourcing",
     "raw": "raw write + fdatasync",
@@ -86,4 +94,5 @@ class Log(Protocol):
 
 def load(contender: str) -> type[Log]:
     """The contender's `Log`. Raises ImportError where its package is absent."""
-    return cast("type[Log]", importlib.import_module(MODULES[contender]).Log)
+    module, _, name = MODULES[contender].partition(":")
+    return cast("type[Log]", getattr(importlib.import_module(module), name or "Log"))
