@@ -19,7 +19,7 @@ from batpak.kinds import SYSTEM_KEY_SHREDDED
 from tests.crash.power_cuts.campaign import enumerated, oldest, states
 from tests.crash.power_cuts.disk_model import SECTOR, Survivors
 from tests.crash.power_cuts.memory_files import Disk, MemoryFiles, State
-from tests.crash.power_cuts.workloads import bury_store
+from tests.crash.power_cuts.recording import bury_store
 
 JOURNAL, KEYS = "/journal", "/keys"
 KIND = EventKind(0xF, 1)
