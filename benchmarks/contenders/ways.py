@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from benchmarks.data import BATCH, ENTITIES, Measurement
 
 OLD: int = 100_000
 """Events that a condition looks at and that its decision has seen."""
+WINDOW: int = 1_000
+"""Tickets that whoever submits keeps at once."""
 _NOTE = EventKind(0xF, 0x0BF)
 
 
@@ -70,9 +73,14 @@ class Conditional(ours.Log):
 
 
 class Submitting(ours.Log):
-    """Every event queued; the time is that of the last ticket."""
+    """Every event queued, and every ticket looked at, the last WINDOW of them at a time."""
 
     def append_all(self, prepared: Sequence[Any]) -> None:
         submit = self.store.submit
-        for ticket in [submit(place, event) for place, event in prepared]:
+        tickets = deque[Any]()
+        for place, event in prepared:
+            if len(tickets) == WINDOW:
+                tickets.popleft().result()
+            tickets.append(submit(place, event))
+        for ticket in tickets:
             ticket.result()
