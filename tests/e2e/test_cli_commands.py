@@ -366,7 +366,12 @@ def test_tail_shows_the_newest_one_a_line(history: Path) -> None:
 @contextlib.contextmanager
 def following(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        [*COMMAND, *map(str, arguments)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background may have them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             yield process
