@@ -63,9 +63,18 @@ class Request:
             self.bound = self.committed[-1][0] + 1
 
     def wake(self) -> None:
-        """Let its thread look again; the mutex is held."""
+        """Let its thread look again, now or when it goes to sleep."""
         if self.gate is not None:
             opened(self.gate)
+
+    def wake_chain(self) -> None:
+        """Let its thread look again; where that is gone, the next one of its chain."""
+        one: Request | None = self
+        while one is not None:
+            one.wake()
+            if not one.is_gone:
+                return
+            one = one.after
 
 
 class GroupCommit:
@@ -201,12 +210,8 @@ class GroupCommit:
         # First this, then a look at who comes next: whoever would have woken this thread
         # sees the one, or this thread sees the other.
         request.is_gone = True
-        after = request.after
-        while after is not None:
-            after.wake()
-            if not after.is_gone:
-                break
-            after = after.after
+        if request.after is not None:
+            request.after.wake_chain()
         request.has_left = True
 
     def _hand_over(self, request: Request) -> None:
@@ -225,7 +230,7 @@ class GroupCommit:
         for one, after in zip(done, done[2:], strict=False):
             one.after = after
         if len(done) > 1:
-            done[1].wake()
+            done[1].wake_chain()
         successor = left[0] if left else None
         if successor is not None:
             successor.wake()

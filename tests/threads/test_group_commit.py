@@ -1,0 +1,65 @@
+"""Who waits for a group commit is woken, whoever else leaves at the wrong moment."""
+
+from __future__ import annotations
+
+import threading
+
+from batpak.journal.background import opened
+from batpak.journal.group import GroupCommit, Request
+
+HANG = 30
+"""Seconds that bound a hang; nothing is measured by them."""
+
+
+class Leaving(Request):
+    """Its thread runs out of patience just after another one saw it waiting."""
+
+    thread: threading.Thread | None = None
+    gone = False
+
+    @property
+    def is_gone(self) -> bool:  # type: ignore[override]  # a field whose reading can be staged
+        was = self.gone
+        thread = self.thread
+        is_others = thread is not None and threading.current_thread() is not thread
+        if is_others and not was and self.is_done and thread and self.gate:
+            opened(self.gate)
+            thread.join(HANG)
+        return was
+
+    @is_gone.setter
+    def is_gone(self, value: bool) -> None:
+        self.gone = value
+
+
+def test_a_waiter_that_leaves_while_others_are_lined_up_behind_it_strands_none() -> None:
+    """It is looked at, leaves, and only then is told whom it should have woken."""
+    syncs: list[int] = []
+    all_wait = threading.Event()
+
+    def sync_once() -> None:
+        syncs.append(len(syncs))
+        if len(syncs) == 1:
+            assert all_wait.wait(HANG)
+
+    group = GroupCommit(lambda _: None, sync_once)
+    requests = [Request((), n) for n in range(5)]
+    leaving = Leaving((), 2)
+    # The first leads alone; the others wait, and the second leads them: of those whom it
+    # has to wake, the one that leaves is first, and has the last one but one behind it.
+    requests[2] = leaving
+    threads: list[threading.Thread] = []
+    for place, request in enumerate(requests):
+        thread = threading.Thread(target=group.run, args=(request,), daemon=True)
+        threads.append(thread)
+        if request is leaving:
+            leaving.thread = thread
+        thread.start()
+        while group.waiting < place or not syncs:
+            assert thread.is_alive()
+    all_wait.set()
+    for thread in threads:
+        thread.join(HANG)
+    assert [thread.is_alive() for thread in threads] == [False] * 5
+    assert len(syncs) == 2
+    assert leaving.has_left
