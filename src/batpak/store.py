@@ -1846,7 +1846,7 @@ class Store(_Reading):
 
     def _settle(self) -> Place:
         writer = self._writer
-        writer.check_readable()
+        writer.readable()
         if writer.poison is None:
             self.sync()
         # Durable first: the log read later can only be further.

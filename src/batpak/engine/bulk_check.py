@@ -423,8 +423,9 @@ def _judge_rows(rows: _Rows, chain: Chain, epochs: Any, past: Past) -> Marks:
     epoch = epochs[rows.record].astype(np.int64)
     wrong = fields["sequence"] != np.arange(chain.sequence, chain.sequence + events).astype("<u8")
     wrong |= hlc <= np.append(np.uint64(past.hlc), hlc[:-1])
-    if not chain.sequence:
-        wrong[0] &= bool(fields["sequence"][0])
+    if not chain.sequence and not fields["sequence"][0]:
+        # The journal's first event has none before it.
+        wrong[0] = False
     wrong |= (time < np.append(np.int64(past.timestamp_us), time[:-1])) & (
         epoch == np.append(np.int64(past.timestamp_epoch), epoch[:-1])
     )
@@ -472,7 +473,6 @@ class _Entities:
         lengths = fields["entity_len"].astype(np.int64)
         length_of = lengths[first]
         self._odd = lengths != length_of[places]
-        self.names: list[bytes] = []
         entities: dict[bytes, int] = {}
         scopes: set[bytes] = set()
         entity_of: list[int] = []
@@ -486,7 +486,7 @@ class _Entities:
             scopes.add(scope)
             entity_of.append(entities[entity])
             bad.append(not right)
-        self.names = list(entities)
+        self.names: list[bytes] = list(entities)
         self._odd |= np.array(bad, np.bool_)[places]
         self._entity = np.array(entity_of, np.int64)[places]
         if len(entities) <= 1 << 16:

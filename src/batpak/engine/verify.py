@@ -81,7 +81,9 @@ __all__ = ["verify_journal"]
 _WINDOW = 1 << 20
 """Bytes that are checked in bulk at once; what is read of them should stay in a cache."""
 _MANY = 256
+"""Most records that are looked at one by one between two attempts in bulk."""
 _FEW = 64
+"""An attempt that accepts fewer records than these does not pay."""
 _ERASURE = SYSTEM_ERASURE.raw
 _RESERVED = RESERVED_ENTITY_PREFIX.encode()
 

@@ -401,13 +401,11 @@ class Writer:
         """The timestamp of the last event written; 0 before the first of this open."""
         return self._timestamp_us
 
-    def check_readable(self) -> None:
-        """Raises StoreClosed or StoreForked; a poisoned journal can still be read."""
-        if self._closed or self._forked:
-            self._check_present()
-
     def readable(self) -> int:
-        """`visible`, where reading is allowed. Raises as `check_readable`."""
+        """`visible`, where reading is allowed: a poisoned journal can still be read.
+
+        Raises StoreClosed, StoreForked. Written out, since every read comes through here.
+        """
         if self._closed or self._forked:
             self._check_present()
         return self._log.sequence if self._flags else self._durable.sequence
