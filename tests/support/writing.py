@@ -30,9 +30,11 @@ def empty(semaphore: threading.Semaphore) -> None:
 
 
 @contextmanager
-def opened(path: Path, **options: Any) -> Iterator[tuple[Store, WatchedFiles]]:
+def opened(
+    path: Path, files: WatchedFiles | None = None, **options: Any
+) -> Iterator[tuple[Store, WatchedFiles]]:
     """A store over files that a test can hold and refuse; let go of at the end."""
-    files = WatchedFiles()
+    files = WatchedFiles() if files is None else files
     store = Store.open(path, files=files, **options)
     empty(files.sync_began)
     empty(files.sync_ended)

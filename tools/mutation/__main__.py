@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> int:
         found = json.loads(known.read_text(encoding="utf-8"))
     else:
         print("recording which test runs which line …", flush=True)
-        found = record(BUILD / "record", options.tests)
+        found = record(BUILD / "record", options.tests, options.workers)
         for test in found["failed"]:
             print(f"left out, since it fails without any mutant: {test}")
     covering = Covering(found, options.cases)

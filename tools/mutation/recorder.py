@@ -1,7 +1,8 @@
 """A pytest plugin with two uses: which test runs which line, and how a mutant's run ended.
 
 BATPAK_MUTATION_RECORD names a file for the first: a coverage context a test, setup and
-teardown included, and each test's seconds. BATPAK_MUTATION_RESULT names one for the
+teardown included, and each test's seconds; BATPAK_MUTATION_SHARE, such as 0/2, takes every
+second test only, beginning with the first. BATPAK_MUTATION_RESULT names one for the
 second: JSON lines of what began, what failed and whether the run ended by itself. A test
 over its bound ends the process: a mutant may well loop for ever.
 Imports nothing of what is mutated.
@@ -54,6 +55,11 @@ class _Record:
             data_file=None, source_pkgs=["batpak"], config_file=False, concurrency=["thread"]
         )
         self.coverage.start()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        at, count = os.environ.get("BATPAK_MUTATION_SHARE", "0/1").split("/")
+        items[:] = items[int(at) :: int(count)]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:

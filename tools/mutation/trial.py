@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -110,12 +111,40 @@ def _spread(tests: set[str], seconds: dict[str, float], most: int) -> list[str]:
     return chosen
 
 
-def record(directory: Path, tests: Sequence[str] = TESTS) -> dict[str, Any]:
-    """Run these tests once on unchanged code, in a copy: what Covering is made from.
+def record(directory: Path, tests: Sequence[str] = TESTS, workers: int = 1) -> dict[str, Any]:
+    """Run these tests once on unchanged code, in copies: what Covering is made from.
 
-    Tests that fail without any mutant are named, and no mutant is given to them. Raises
-    RuntimeError where the run itself fails.
+    Each worker runs its share. Tests that fail without any mutant are named, and no mutant
+    is given to them. Raises RuntimeError where a run itself fails.
     """
+
+    def run_share(at: int) -> dict[str, Any]:
+        return _record_share(directory / str(at), tests, at, workers)
+
+    with ThreadPoolExecutor(workers) as pool:
+        shares = list(pool.map(run_share, range(workers)))
+    failed = {test for share in shares for test in share["failed"]}
+    seconds = {test: taken for share in shares for test, taken in share["seconds"].items()}
+    lines: dict[str, dict[str, set[str]]] = {}
+    for share in shares:
+        for module, by_line in share["lines"].items():
+            known = lines.setdefault(module, {})
+            for line, found in by_line.items():
+                known.setdefault(line, set()).update(found)
+    covering = {
+        "failed": sorted(failed),
+        "seconds": {test: taken for test, taken in seconds.items() if test not in failed},
+        "lines": {
+            module: {line: sorted(found - failed) for line, found in by_line.items()}
+            for module, by_line in lines.items()
+        },
+    }
+    (directory / "covering.json").write_text(json.dumps(covering), encoding="utf-8")
+    return covering
+
+
+def _record_share(directory: Path, tests: Sequence[str], at: int, workers: int) -> dict[str, Any]:
+    """Every `workers`-th test, beginning with the one at `at`; modules below `src`."""
     shop = Workshop(directory)
     out = directory / "covering.json"
     run = subprocess.run(
@@ -129,7 +158,9 @@ def record(directory: Path, tests: Sequence[str] = TESTS) -> dict[str, Any]:
             *(f"--ignore={path}" for path in LEFT_OUT),
         ],
         cwd=shop.place,
-        env=shop.environment(BATPAK_MUTATION_RECORD=str(out)),
+        env=shop.environment(
+            BATPAK_MUTATION_RECORD=str(out), BATPAK_MUTATION_SHARE=f"{at}/{workers}"
+        ),
         capture_output=True,
         text=True,
         check=False,
@@ -138,18 +169,12 @@ def record(directory: Path, tests: Sequence[str] = TESTS) -> dict[str, Any]:
         raise RuntimeError(f"the tests can't be run:\n{run.stdout[-_OUTPUT:]}")
     found = json.loads(out.read_text(encoding="utf-8"))
     source = str(shop.place / "src") + os.sep
-    failed = set(found["failed"])
-    for test in failed:
-        found["seconds"].pop(test, None)
+    # Whoever reads this later must not find paths of a folder that is gone.
     found["lines"] = {
-        file.removeprefix(source): {
-            line: [test for test in tests if test not in failed] for line, tests in lines.items()
-        }
+        file.removeprefix(source): lines
         for file, lines in found["lines"].items()
         if file.removeprefix(source) in MODULES
     }
-    # Whoever reads this later must not find paths of a folder that is gone.
-    out.write_text(json.dumps(found), encoding="utf-8")
     return found
 
 

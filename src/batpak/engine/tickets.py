@@ -12,14 +12,16 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures._base import FINISHED
-from typing import Any, TypeVar, cast
+from concurrent.futures._base import FINISHED, PENDING, RUNNING
+from typing import Any, Final, TypeVar
 
 __all__ = ["Ticket", "told_of_callback"]
 
 logger = logging.getLogger("batpak.store")
 
 T = TypeVar("T")
+
+_OPEN: Final = (PENDING, RUNNING)
 
 
 class _Condition(threading.Condition):
@@ -28,9 +30,9 @@ class _Condition(threading.Condition):
     `with` looks both methods up before it takes the lock, and these are written in C.
     """
 
-    def __init__(self) -> None:
-        self._whole = threading.RLock()
-        super().__init__(self._whole)
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole
+        super().__init__(whole)
 
     @property
     def __enter__(self) -> Callable[..., bool]:  # type: ignore[override]  # what `with` calls
@@ -42,30 +44,56 @@ class _Condition(threading.Condition):
 
 
 class Ticket(Future[T]):
-    """A Future that can be settled again where settling was cut short."""
+    """A Future that can be settled again where settling was cut short.
+
+    Its condition is made for the first one who waits or asks: most futures are settled
+    before, and a condition costs more than all the rest of one.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._condition = _Condition()
+        # Instead of the library's, which makes a condition; its fields are these.
+        self._lock = threading.RLock()
+        self._made: _Condition | None = None
+        self._state = PENDING
+        self._result: T | None = None
+        self._exception: BaseException | None = None
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Callable[[Future[T]], object]] = []
+
+    @property
+    def _condition(self) -> _Condition:  # type: ignore[override]  # the library's field
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = _Condition(self._lock)
+        return self._made
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """As the library's. Raises RuntimeError where it is settled."""
+        with self._lock:
+            if self._state == PENDING:
+                self._state = RUNNING
+                return True
+        return super().set_running_or_notify_cancel()
 
     def tell(self, result: T | None, error: BaseException | None) -> None:
         """Settle it, unless it is settled or cancelled, and see that everybody hears of it.
 
         May be called again after an interruption, and by several threads at once.
         """
-        undeclared: Any = self
-        with self._condition:
-            if not self.done():
+        with self._lock:
+            if self._state in _OPEN:
                 # No call among these, so Ctrl-C comes before them all or after.
-                undeclared._result = result
-                undeclared._exception = error
-                undeclared._state = FINISHED
-            waiters: list[Any] = list(self._waiters)
-            for waiter in waiters:
+                self._result = result
+                self._exception = error
+                self._state = FINISHED
+            for waiter in list(self._waiters):
                 if self not in waiter.finished_futures:
                     self._tell_waiter(waiter)
-            self._condition.notify_all()
-        self._invoke_callbacks()
+            if self._made is not None:
+                self._made.notify_all()
+        if self._done_callbacks:
+            self._invoke_callbacks()
 
     def _tell_waiter(self, waiter: Any) -> None:
         if self.cancelled():
@@ -77,10 +105,9 @@ class Ticket(Future[T]):
 
     def _invoke_callbacks(self) -> None:
         # As the library does, but each of them once, however often this is called.
-        undeclared: Any = self
-        callbacks = cast("list[Callable[[Future[T]], object]]", undeclared._done_callbacks)
+        callbacks = self._done_callbacks
         while callbacks:
-            with self._condition:
+            with self._lock:
                 if not callbacks:
                     return
                 callback = callbacks[0]

@@ -73,6 +73,7 @@ from batpak.journal.record import (
     MAX_RECORD_BYTES,
     RECORD_HEADER_SIZE,
     Chain,
+    Invalid,
     Record,
     build_pad,
     check_body,
@@ -100,6 +101,8 @@ logger = logging.getLogger("batpak.journal")
 MAX_CLOCK: Final = 0xFFFFFFFF
 MAX_SEQUENCE: Final = (1 << 63) - 1
 _WARM_HEADS: Final = 1 << 18
+_MOST_IN_A_WRITE: Final = 1 << 20
+"""Bytes of the records of several requests after which no further one joins their write."""
 _pack_id = struct.Struct(">QQ").pack
 _RANDOM_IDS: Final = 512
 _RANDOMS = struct.Struct(f">{_RANDOM_IDS}Q")
@@ -358,8 +361,8 @@ class Writer:
         """Whether any of the three above holds: the one thing that a commit looks at."""
         self._writing = False
         """Whether a write or a rotation began that was not finished or undone."""
-        self._in_flight: Request | None = None
-        """The request whose write began last; it hears what became of that write."""
+        self._in_flight: Sequence[Request] = ()
+        """The requests whose write began last; they hear what became of that write."""
         self.reserving = Reserving()
         # guarded by the sync lock
         self._sync_lock = threading.Lock()
@@ -474,23 +477,129 @@ class Writer:
     def commit_together(self, requests: Sequence[Request]) -> None:
         """Commit each request for itself, in order; each tells what became of it.
 
-        Returns before durability.
+        Those that nothing can refuse share writes, a record for each. Returns before
+        durability.
         """
         with self._append_lock:
             if self._writing:
                 self._look_back()
+            plain: list[Request] = []
             for request in requests:
                 if request.is_written or request.error is not None:
                     continue
-                events = request.events
+                if _is_plain(request):
+                    plain.append(request)
+                    continue
+                self._commit_plain(plain)
+                self._commit_alone(request)
+                plain = []
+            self._commit_plain(plain)
+
+    def _commit_alone(self, request: Request) -> None:
+        events = request.events
+        try:
+            if len(events) == 1:
+                request.committed = (self.commit_one(events[0], request, request.guard),)
+            else:
+                request.committed = self._commit_locked(events, request, request.guard)
+        except Exception as error:  # noqa: BLE001  # raised again, in its own thread
+            # It is raised in the thread whose events they are.
+            request.error = self._told(request, error)
+
+    def _commit_plain(self, requests: Sequence[Request]) -> None:
+        """Commit these with as few writes as may be; where one fails, each goes alone."""
+        while requests:
+            done = 0
+            if len(requests) > 1:
                 try:
-                    if len(events) == 1:
-                        request.committed = (self.commit_one(events[0], request, request.guard),)
-                    else:
-                        request.committed = self._commit_locked(events, request, request.guard)
-                except Exception as error:  # noqa: BLE001  # raised again, in its own thread
-                    # It is raised in the thread whose events they are.
-                    request.error = self._told(request, error)
+                    done = self._commit_run(requests)
+                except BatpakError:
+                    # Nothing of it stands, or that is in doubt: each meets it for itself.
+                    for request in requests:
+                        self._commit_alone(request)
+                    return
+            if not done:
+                self._commit_alone(requests[0])
+                done = 1
+            requests = requests[done:]
+
+    def _commit_run(self, requests: Sequence[Request]) -> int:
+        """Write the first of these with one write, a record for each; how many, or 0.
+
+        It ends before what a commit alone has to meet: a full segment, a stream that is
+        at its end, more bytes than one write should have.
+        """
+        log = self._log
+        if self._ended or self._writing or log.end >= self._segment_max_bytes:
+            log = self._ready()
+        segment, first, last_crc = log.segment, log.sequence, log.prev_crc
+        end, sequence, hlc = log.end, first, log.hlc
+        most = min(self._segment_max_bytes, end + _MOST_IN_A_WRITE)
+        now = self._now()
+        hlc = max(hlc + 1, now // 1000 << 16)
+        warm, fresh = self._heads, dict[bytes, Head]()
+        reset, update, digest = self._hash
+        salt_state, durable = segment.salt_state, self._durable.sequence
+        records: list[bytes] = []
+        places: list[tuple[int, int]] = []
+        for request in requests:
+            if end >= most:
+                break
+            event = request.events[0]
+            entity = event.coordinate.entity_bytes
+            clock, previous = fresh.get(entity) or warm.get(entity) or self._head(entity, first)
+            if clock > MAX_CLOCK:
+                break
+            event_id = self._new_id(hlc)
+            correlation = event.correlation_id
+            head = (
+                _pack_place(
+                    sequence, event_id, event_id if correlation is None else correlation,
+                    event.causation_id, now, hlc, clock,
+                )
+                + event.content
+                + previous
+                + event.metadata
+            )  # fmt: skip
+            reset()
+            update(EVENT_PREFIX + head)
+            event_hash = digest()
+            record, last_crc, body_at = seal_commit(
+                salt_state, end, head, event.envelope, last_crc, sequence, durable, self.epoch, 1,
+                self._flags,
+            )  # fmt: skip
+            request.committed = ((sequence, event_id, hlc, clock, event_hash, previous),)
+            fresh[entity] = (clock + 1, event_hash)
+            records.append(record)
+            places.append((end, body_at))
+            end += len(record)
+            sequence += 1
+            hlc += 1
+        count = len(records)
+        if count < 2:
+            return 0
+        written = self._in_flight = requests[:count]
+
+        self._write(segment, b"".join(records), log.end, end)
+
+        add = self._index.add
+        for request, (start, body_at) in zip(written, places, strict=True):
+            event, done = request.events[0], request.committed[0]
+            coordinate = event.coordinate
+            add(
+                done[0], done[4], start + _FIRST_ROW, start + _FIRST_METADATA, body_at,
+                coordinate.entity_bytes, coordinate.scope_bytes, event.kind, done[3], done[2], None,
+            )  # fmt: skip
+        warm.update(fresh)
+        self._timestamp_us = now
+        self._log = Log(
+            segment, end, sequence, last_crc, hlc - 1, places[-1][0], log.records + count,
+            written[-1].committed[0][4], self.epoch,
+        )  # fmt: skip
+        for request in written:
+            request.written_below(sequence)
+        self._writing = False
+        return count
 
     def _look_back(self) -> None:
         """Learn what became of a request whose leader was interrupted: it may be written."""
@@ -503,7 +612,7 @@ class Writer:
 
     def _told(self, request: Request, error: Exception) -> Exception:
         """What the request's thread hears; a write in doubt is no plain refusal."""
-        if self._writing and request is self._in_flight and isinstance(error, JournalPoisoned):
+        if self._writing and request in self._in_flight and isinstance(error, JournalPoisoned):
             return Indeterminate(
                 f"a write was interrupted, and can't be looked at: {error.what}",
                 receipts=(),
@@ -577,7 +686,7 @@ class Writer:
             self._durable.sequence, self.epoch, len(committed), self._flags,
         )  # fmt: skip
         after = end + len(record)
-        self._in_flight = request
+        self._in_flight = () if request is None else (request,)
         if request is not None:
             request.committed = committed
 
@@ -657,7 +766,7 @@ class Writer:
             )  # fmt: skip
             after = end + len(record)
             committed = sequence, event_id, hlc, clock, event_hash, previous
-            self._in_flight = request
+            self._in_flight = () if request is None else (request,)
             if request is not None:
                 request.committed = (committed,)
 
@@ -770,7 +879,7 @@ class Writer:
                 advice="open the journal anew and look for the event before writing it again",
             ) from error
         segment.allocated = end
-        self._in_flight = None
+        self._in_flight = ()
         self._writing = False
         raise refusal(error, "nothing was written", segment.path) from error
 
@@ -830,11 +939,14 @@ class Writer:
         chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
         try:
             size = files.fstat(segment.fd).st_size
-            record = read_record(read, size, chain, segment.salt_state)
-            whole = isinstance(record, Record) and not check_body(
-                record, read(record.body_offset, record.header.body_len), segment.salt_state
-            )
-            if whole and isinstance(record, Record):
+            # One write may have had several records.
+            while True:
+                record = read_record(read, size, chain, segment.salt_state)
+                if isinstance(record, Invalid) or not record.rows:
+                    break
+                body = read(record.body_offset, record.header.body_len)
+                if check_body(record, body, segment.salt_state):
+                    break
                 last = apply_record(record, read, self._index, self._heads)
                 self._timestamp_us = max(self._timestamp_us, record.rows[-1].timestamp_us)
                 self._log = log = Log(
@@ -848,14 +960,15 @@ class Writer:
                     last,
                     self.epoch,
                 )
-            else:
+                chain = record.chain
+            if size > log.end:
                 files.truncate(segment.fd, log.end)
                 segment.allocated = log.end
         except OSError as error:
             self._poison_with(error)
             self.check()
-        if self._in_flight is not None:
-            self._in_flight.written_below(log.sequence)
+        for request in self._in_flight:
+            request.written_below(log.sequence)
         self._writing = False
         return log
 
@@ -1167,6 +1280,14 @@ def unexpected(entity: str, actual: int, expected: int) -> ExpectationFailed:
         actual=actual - 1 if actual else None,
         advice="read the entity again and decide anew",
     )
+
+
+def _is_plain(request: Request) -> bool:
+    """Whether nothing about its one event depends on what is written before it."""
+    if request.guard is not None or len(request.events) != 1:
+        return False
+    event = request.events[0]
+    return event.key is None and event.expect is None and event.sealing is None
 
 
 def _check_size(size: int, count: int) -> None:

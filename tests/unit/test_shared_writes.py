@@ -1,0 +1,247 @@
+"""Commits that come together share a write: each is still its own record, with its own outcome.
+
+A held sync keeps the queue's thread busy while a test lines up what it will find, so what
+goes into one write is decided by the test and not by the scheduler.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batpak import Coordinate, Expect, Region, Store, Unless
+from batpak.errors import (
+    ConditionFailed,
+    ExpectationFailed,
+    IdempotencyConflict,
+    Indeterminate,
+    JournalPoisoned,
+    NoSpace,
+)
+from batpak.journal.record import RECORD_HEADER_SIZE
+from tests.support.writing import ALICE, BOB, NOTE, held, opened, sync_has_begun
+from tests.watched_files import WAIT, WatchedFiles
+from tools.read_segment import read_journal
+
+FIRST = "00000000000000000000.seg"
+
+
+class Troubled(WatchedFiles):
+    """Segment writes that are short, refused or interrupted, as often as a test says."""
+
+    most: int | None = None
+    """Bytes that one call writes at most."""
+    refusals = 0
+    """How many of the next calls find the disk full."""
+    whole: int | None = None
+    """The next call writes so many records and a half, then comes Ctrl-C."""
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        if not self._names[fd].endswith(".seg"):
+            return super().pwrite(fd, data, offset)
+        if self.refusals:
+            self.refusals -= 1
+            super().pwrite(fd, data[:100], offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.whole is not None:
+            end = 0
+            for _ in range(self.whole):
+                head, body = struct.unpack_from("<II", data, end + 8)
+                end += RECORD_HEADER_SIZE + head + body
+            self.whole = None
+            super().pwrite(fd, data[: end + 70], offset)
+            raise KeyboardInterrupt
+        return super().pwrite(fd, data[: self.most], offset)
+
+
+@contextmanager
+def lined_up(store: Store, files: WatchedFiles) -> Iterator[None]:
+    """What is submitted inside is committed together, right after."""
+    with held(files):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(store.submit, BOB, "first", kind=NOTE).result(WAIT)
+        sync_has_begun(files)
+        files.calls.clear()
+        yield
+
+
+def put(store: Store, value: object, to: Coordinate = ALICE, **options: Any) -> Future[Any]:
+    return store.submit(to, value, kind=NOTE, **options)
+
+
+def outcomes(futures: list[Future[Any]]) -> list[Any]:
+    """Each one's sequence, or the class of its error."""
+    done: list[Any] = []
+    for future in futures:
+        error = future.exception(WAIT)
+        done.append(future.result().sequence if error is None else type(error))
+    return done
+
+
+def stored(path: Path) -> list[Any]:
+    with Store.open(path) as store:
+        assert not store.verify("full").findings
+        return [event.value for event in store.entity(ALICE.entity)]
+
+
+# --- one write, many commits ----------------------------------------------------------
+
+
+def test_each_commit_of_a_shared_write_is_a_record_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with opened(path) as (store, files):
+        with lined_up(store, files):
+            futures = [put(store, n, BOB if n % 3 else ALICE) for n in range(30)]
+        assert outcomes(futures) == list(range(2, 32))
+        assert files.count("pwrite", ".seg") == 1
+        receipts = [future.result() for future in futures]
+        # Streams chain through the write: each link is the event before of the same entity.
+        for entity in (ALICE.entity, BOB.entity):
+            events = [store.at(r.sequence) for r in receipts if r.coordinate.entity == entity]
+            for before, after in itertools.pairwise(events):
+                assert after.prev_hash == before.event_hash
+                assert after.clock == before.clock + 1
+    report = read_journal(path)
+    assert report.ok, report.findings
+    # Opened, first, thirty submissions, closed: not one record for thirty events.
+    assert report.records - report.pads == report.events == 33
+
+
+def test_what_can_be_refused_is_committed_alone_and_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with opened(path) as (store, files):
+        with lined_up(store, files):
+            futures = [
+                put(store, 0),
+                put(store, 1),
+                put(store, 2, expect=1),
+                put(store, 3, expect=Expect.EMPTY),
+                put(store, 4),
+                put(store, 5),
+                put(store, 6, unless=Unless(Region(entity=ALICE.entity), after=1)),
+                put(store, 7, key=b"k" * 16),
+                put(store, 8, key=b"k" * 16),
+                put(store, 9),
+            ]
+        assert outcomes(futures) == [
+            2, 3, 4, ExpectationFailed, 5, 6, ConditionFailed, 7, IdempotencyConflict, 8,
+        ]  # fmt: skip
+    assert stored(path) == [0, 1, 2, 4, 5, 7, 9]
+
+
+def test_a_shared_write_ends_where_its_segment_is_full(tmp_path: Path) -> None:
+    """The segments are those that single appends would have made."""
+    names: list[list[tuple[str, int]]] = []
+    for together in (True, False):
+        path = tmp_path / str(together)
+        with opened(path, segment_max_bytes=1 << 16, preallocate=0) as (store, files):
+            with lined_up(store, files):
+                futures = [put(store, "x" * 3000) for _ in range(60 if together else 0)]
+            assert outcomes(futures) == list(range(2, 2 + len(futures)))
+            for _ in range(60 - len(futures)):
+                store.append(ALICE, "x" * 3000, kind=NOTE)
+            segments = sorted((path / "segments").glob("*.seg"))
+            names.append([(one.name, one.stat().st_size) for one in segments])
+        assert stored(path) == ["x" * 3000] * 60
+    assert names[0] == names[1]
+    assert len(names[0]) > 2
+
+
+def test_a_shared_write_has_no_more_than_about_a_mebibyte(tmp_path: Path) -> None:
+    large = b"x" * 300_000
+    with opened(tmp_path / "journal") as (store, files):
+        with lined_up(store, files):
+            futures = [put(store, large) for _ in range(10)]
+        assert outcomes(futures) == list(range(2, 12))
+        # Four of them pass the mebibyte, so ten take three writes.
+        assert files.count("pwrite", ".seg") == 3
+
+
+# --- where the write fails --------------------------------------------------------------
+
+
+def test_where_a_shared_write_is_refused_each_is_tried_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    files = Troubled()
+    with opened(path, files) as (store, _):
+        with lined_up(store, files):
+            futures = [put(store, n) for n in range(5)]
+            # The shared write, and the first two of those that are alone.
+            files.refusals = 3
+        assert outcomes(futures) == [NoSpace, NoSpace, 2, 3, 4]
+        assert files.count("truncate", ".seg") == 3
+    assert stored(path) == [2, 3, 4]
+
+
+def test_the_rest_of_a_short_shared_write_is_written_behind_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    files = Troubled()
+    with opened(path, files) as (store, _):
+        with lined_up(store, files):
+            futures = [put(store, n) for n in range(8)]
+            files.most = 1000
+        assert outcomes(futures) == list(range(2, 10))
+        assert files.count("pwrite", ".seg") > 2
+        files.most = None
+    assert stored(path) == list(range(8))
+
+
+def test_what_is_in_doubt_after_a_shared_write_is_said_of_each(tmp_path: Path) -> None:
+    """The write fails and can't be undone: any of them may stand, and the journal is poisoned."""
+    with opened(tmp_path / "journal") as (store, files):
+        with lined_up(store, files):
+            futures = [put(store, n) for n in range(4)]
+            last = put(store, 9, expect=7)
+            files.refuse("pwrite", FIRST, errno.EIO)
+            files.refuse("truncate", FIRST, errno.EIO)
+        assert outcomes([*futures, last]) == [Indeterminate] * 4 + [JournalPoisoned]
+
+
+@pytest.mark.parametrize("whole", [0, 1, 3, 5])
+def test_of_an_interrupted_shared_write_what_stands_is_kept_and_the_rest_written(
+    tmp_path: Path, whole: int
+) -> None:
+    """Ctrl-C meets the thread that works for five: the others have their events, once each."""
+    path = tmp_path / "journal"
+    files = Troubled()
+    with opened(path, files) as (store, _):
+        caught: list[BaseException] = []
+        receipts: dict[int, Any] = {}
+
+        def append(number: int) -> None:
+            try:
+                receipts[number] = store.append(ALICE, number, kind=NOTE)
+            except KeyboardInterrupt as error:
+                caught.append(error)
+
+        threads = [threading.Thread(target=append, args=(n,)) for n in range(6)]
+        with held(files):
+            threads[0].start()
+            sync_has_begun(files)
+            for waiting, thread in enumerate(threads[1:], 1):
+                thread.start()
+                while store.pressure().waiting < waiting:
+                    os.sched_yield()
+            files.whole = whole
+        for thread in threads:
+            thread.join(WAIT)
+            assert not thread.is_alive()
+        # The second one led the five; what it wrote before the signal may stand or not.
+        assert len(caught) == 1
+        assert sorted(receipts) == [0, 2, 3, 4, 5]
+        assert all(receipt.durable for receipt in receipts.values())
+        assert {store.at(r.sequence).value: n for n, r in receipts.items()} == {
+            n: n for n in receipts
+        }
+    values = stored(path)
+    assert sorted(values) == [0, *([1] if whole else []), 2, 3, 4, 5]
