@@ -656,8 +656,8 @@ class _Reading:
             len(entities),
             len(scopes),
             MappingProxyType(dict(sorted(kinds.items()))),
-            self.at(0).time if bound else None,
-            self.at(bound - 1).time if bound else None,
+            self._reader.summary(0).time if bound else None,
+            self._reader.summary(bound - 1).time if bound else None,
         )
 
     def diagnostics(self) -> Diagnostics:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from blake3 import blake3
@@ -43,11 +43,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from batpak.index.columns import Columns
+
     Words = NDArray[np.uint64]
     Numbers = NDArray[np.int64]
     Marks = NDArray[np.bool_]
 
-__all__ = ["KNOWN_FLAGS", "Past", "Run", "Seal", "check_run", "foreign_places"]
+__all__ = ["KNOWN_FLAGS", "Heads", "Past", "Run", "Seal", "check_run", "foreign_places"]
 
 KNOWN_FLAGS: Final = 0x1FF
 """Every flag that a row may have."""
@@ -80,12 +82,20 @@ _lengths: Final = struct.Struct("<II").unpack_from
 _crc32 = zlib.crc32
 
 
+class Heads(Protocol):
+    """By entity: the clock and the prev_hash that its next event must have. A dict is one."""
+
+    def get(self, entity: bytes, /) -> tuple[int, bytes] | None: ...
+    def __contains__(self, entity: object, /) -> bool: ...
+    def __setitem__(self, entity: bytes, head: tuple[int, bytes], /) -> None: ...
+    def clear(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Past:
     """What the checked prefix of a journal leaves behind for the events that follow."""
 
-    heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
-    """By entity: the clock and the prev_hash that its next event must have."""
+    heads: Heads = field(default_factory=dict[bytes, tuple[int, bytes]])
     hlc: int = 0
     timestamp_us: int = 0
     timestamp_epoch: int = -1
@@ -134,6 +144,17 @@ class Run(NamedTuple):
     """Where the events' rows stand in the file."""
     encrypted: list[int]
     """Which of the events have an encrypted payload."""
+    durable: tuple[int, int]
+    """The greatest durable bound that the records name, and where the first that does begins."""
+    record_ends: Numbers
+    """Where each record ends in the file."""
+    record_nexts: Numbers
+    """The sequence after each record."""
+    last_record: int
+    """Where the last record begins in the file."""
+    clocks: NDArray[np.uint32]
+    columns: Callable[[], Columns]
+    """What an index holds of the events, beside their clocks."""
 
     @property
     def events(self) -> int:
@@ -165,12 +186,14 @@ def check_run(
     full: bool,
     is_name: Callable[[bytes], bool],
     are_extensions: Callable[[bytes], bool],
+    within: bool = False,
 ) -> Run | None:
     """Accept the records at the beginning of `window` with which nothing at all is wrong.
 
     `window`: bytes of a segment from `chain.offset` on; `end`: exclusive sequence bound at
-    which records may begin no more. `full` looks at payload sections too. Changes `past`
-    by what was accepted only. None when the first record is not ordinary, or not whole.
+    which records may begin no more, and with `within` beyond which none may end. `full`
+    looks at payload sections too. Changes `past` by what was accepted only. None when the
+    first record is not ordinary, or not whole.
     """
     if chain.offset + len(window) > _MAX_OFFSET or chain.sequence >= end:
         return None
@@ -179,7 +202,7 @@ def check_run(
     at = np.array(starts, np.int64)
     at = at[: _first(at % _WORD != 0)]
     headers = _take(words, at // _WORD, _HEADER_WORDS).view(_HEADER)[:, 0]
-    good = _judge_headers(headers, at, chain, end, len(window))
+    good = _judge_headers(headers, at, chain, end, len(window), within=within)
     if not good:
         return None
     headers, at = headers[:good], at[:good]
@@ -209,7 +232,8 @@ def check_run(
         rows = _cut(rows, kept)
     hashes = digests[:kept].tobytes()
     entities.keep(kept, hashes)
-    fields, last = rows.fields, headers[good - 1]
+    headers = headers[:good]
+    fields, last = rows.fields, headers[-1]
     past.hlc = int(fields["hlc"][-1])
     past.timestamp_us = int(fields["timestamp_us"][-1])
     past.timestamp_epoch = int(last["epoch"])
@@ -227,6 +251,34 @@ def check_run(
         np.ascontiguousarray(fields["hlc"]),
         (rows.row_at + chain.offset).astype(np.uint32),
         np.flatnonzero(fields["codec"] == CODEC_ENCRYPTED).tolist(),
+        (int(headers["durable"].max()), chain.offset + int(at[headers["durable"].argmax()])),
+        after[:good] + chain.offset,
+        chain.sequence + np.cumsum(headers["count"].astype(np.int64)),
+        chain.offset + int(at[good - 1]),
+        np.ascontiguousarray(fields["clock"]),
+        lambda: _columns(rows, entities, hashes, chain.offset),
+    )
+
+
+def _columns(rows: _Rows, entities: _Entities, hashes: bytes, offset: int) -> Columns:
+    from batpak.index.columns import Columns
+
+    fields = rows.fields
+    hlcs = np.ascontiguousarray(fields["hlc"])
+    ids = np.ascontiguousarray(fields["event_id"])
+    entity_number, scope_number = entities.numbers(len(fields))
+    return Columns(
+        hashes,
+        (rows.row_at + offset).astype(np.uint32),
+        (rows.meta_at + offset).astype(np.uint32),
+        (rows.envelope_at + offset).astype(np.uint32),
+        entities.names,
+        entity_number,
+        entities.scopes,
+        scope_number,
+        np.ascontiguousarray(fields["kind"]),
+        hlcs,
+        [(ids[place].tobytes(), place) for place in foreign_places(ids, hlcs)],
     )
 
 
@@ -256,7 +308,9 @@ def _take(words: Words, at: Numbers, shape: Numbers) -> Words:
     return words[at[:, None] + shape]
 
 
-def _judge_headers(headers: Any, at: Numbers, chain: Chain, end: int, size: int) -> int:
+def _judge_headers(
+    headers: Any, at: Numbers, chain: Chain, end: int, size: int, *, within: bool
+) -> int:
     """How many headers say what an ordinary commit may say, one after the other."""
     head_len = headers["head_len"].astype(np.int64)
     body_len = headers["body_len"].astype(np.int64)
@@ -276,8 +330,10 @@ def _judge_headers(headers: Any, at: Numbers, chain: Chain, end: int, size: int)
     wrong |= at + RECORD_HEADER_SIZE + head_len + body_len > size
     # Only as far as all counts are right does their sum mean anything.
     good = _first(wrong)
-    sequences = chain.sequence + np.cumsum(count[:good]) - count[:good]
-    return _first((base[:good] != sequences.astype(np.uint64)) | (sequences >= end))
+    after = chain.sequence + np.cumsum(count[:good])
+    sequences = after - count[:good]
+    is_beyond = after > end if within else sequences >= end
+    return _first((base[:good] != sequences.astype(np.uint64)) | is_beyond)
 
 
 def _judge_checksums(
@@ -474,8 +530,9 @@ class _Entities:
         length_of = lengths[first]
         self._odd = lengths != length_of[places]
         entities: dict[bytes, int] = {}
-        scopes: set[bytes] = set()
+        scopes: dict[bytes, int] = {}
         entity_of: list[int] = []
+        scope_of: list[int] = []
         bad: list[bool] = []
         for name, length in zip(numbers, length_of.tolist(), strict=True):
             entity, scope = name[:length], name[length:]
@@ -483,15 +540,22 @@ class _Entities:
                 entities[entity] = len(entities)
             known = entity in past.heads
             right = (known or is_name(entity)) and (scope in scopes or is_name(scope))
-            scopes.add(scope)
+            scope_of.append(scopes.setdefault(scope, len(scopes)))
             entity_of.append(entities[entity])
             bad.append(not right)
         self.names: list[bytes] = list(entities)
+        self.scopes: list[bytes] = list(scopes)
+        self._pairs = places
+        self._scope_of = np.array(scope_of, np.uint32)
         self._odd |= np.array(bad, np.bool_)[places]
         self._entity = np.array(entity_of, np.int64)[places]
         if len(entities) <= 1 << 16:
             # Short numbers are sorted by their digits.
             self._entity = self._entity.astype(np.uint16)
+
+    def numbers(self, count: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Of the first `count` events: which of `names` and of `scopes` they have."""
+        return self._entity[:count].astype(np.uint32), self._scope_of[self._pairs[:count]]
 
     def judge(self, digests: Words) -> Marks:
         """Which events do not link to their entity's previous event, or have a bad name."""

@@ -13,11 +13,13 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from batpak.clock import MAX_US
 from batpak.config import StoreConfig
 from batpak.encryption import Vault
+from batpak.engine.bulk_walk import BulkWalk
 from batpak.engine.erasing import fold_erasures
 from batpak.engine.keeping import load_keys
 from batpak.engine.reading import LogReader
@@ -79,6 +81,9 @@ from batpak.journal.writer import (
     apply_record,
     create_segment,
 )
+
+if TYPE_CHECKING:
+    from batpak.engine.bulk_check import Run
 
 __all__ = [
     "Opened",
@@ -297,18 +302,31 @@ def _open_locked(
             records += 1
             last_record = record.offset
 
+        def tell(run: Run) -> None:
+            nonlocal walked, records, last_hash, last_hlc, last_record
+            last_hash, last_hlc = run.hashes[-32:], int(run.hlcs[-1])
+            walked += run.records
+            records += run.records
+            last_record = run.last_record
+
+        def cold_head(entity: bytes) -> Head | None:
+            return reader.head(entity, index.end)
+
         def previous_hash(entity: bytes) -> bytes:
-            head = heads.get(entity) or reader.head(entity, index.end)
+            head = heads.get(entity) or cold_head(entity)
             return NO_HASH if head is None else head[1]
 
+        size = segment_reader.size()
+        bulk = BulkWalk(segment_reader.read, size, newest.header, growing, heads, tell, cold_head)
         tail = judge_tail(
             segment_reader.read,
-            segment_reader.size(),
+            size,
             newest.header,
             start,
             found.witnesses,
             apply,
             previous_hash,
+            bulk.take,
         )
         if tail.lost:
             raise _lost(layout, newest, tail)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from batpak.engine.bulk_walk import BulkWalk
 from batpak.errors import JournalCorrupt, Unavailable
 from batpak.event import NO_HASH
 from batpak.files import Files, closing, read_small, refusal
@@ -41,6 +42,9 @@ from batpak.journal.sidecar import (
     sidecar_bytes,
 )
 from batpak.journal.writer import Head, apply_record
+
+if TYPE_CHECKING:
+    from batpak.engine.bulk_check import Run
 
 _READ_WHOLE = 1 << 20
 """Sidecars up to this length are read into memory, larger ones mapped."""
@@ -324,8 +328,14 @@ def read_sealed(
             state.last_hlc = record.rows[-1].hlc
         state.records += 1
 
+    def tell(run: Run) -> None:
+        state.last_hash, state.last_hlc = run.hashes[-32:], int(run.hlcs[-1])
+        state.records += run.records
+
     size = reader.size()
-    end, problem = walk(reader.read, size, state.end, salt_crc(found.header.salt), apply)
+    bulk = BulkWalk(reader.read, size, found.header, growing, heads, tell)
+    salt_state = salt_crc(found.header.salt)
+    end, problem = walk(reader.read, size, state.end, salt_state, apply, bulk.take)
     state.end, state.next_sequence, state.max_epoch = end, end.sequence, end.epoch
     zeros = last_nonzero(reader.read, size, end.offset) == end.offset
     if end.sequence != next_base or not zeros:

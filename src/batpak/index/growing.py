@@ -55,6 +55,14 @@ def _dtype() -> np.dtype[np.void]:
     return np.dtype([*fields, ("kind", "<u2"), ("spare", "<u2")])
 
 
+def _last_rows(numbers: Rows) -> tuple[list[int], list[int]]:
+    """The numbers that occur, ascending, and the last row of each."""
+    import numpy as np
+
+    used, last = np.unique(numbers[::-1], return_index=True)
+    return used.tolist(), (len(numbers) - 1 - last).tolist()
+
+
 class GrowingPart:
     """Rows `first` … `first + len`; memory about 64 bytes an event, and its names."""
 
@@ -166,6 +174,50 @@ class GrowingPart:
             metadata_offset += len(event.metadata)
             envelope_offset += len(event.envelope)
         self._hlcs.extend(range(committed[0][2], committed[0][2] + i - first))
+
+    def extend(self, columns: Columns, clocks: Rows) -> None:
+        """As `add`, for many events that follow the last one."""
+        import numpy as np
+
+        first = len(self._hlcs)
+        entries = np.zeros(len(columns), _dtype())
+        entries["event_hash"] = np.frombuffer(columns.event_hash, "V32")
+        entries["row_offset"] = columns.row_offset
+        entries["metadata_offset"] = columns.metadata_offset
+        entries["envelope_offset"] = columns.envelope_offset
+        entries["clock"] = clocks
+        entries["kind"] = columns.kind
+        used, _ = _last_rows(columns.scope_number)
+        numbers = np.zeros(len(columns.scope_names), np.uint32)
+        for name in used:
+            scope = columns.scope_names[name]
+            numbers[name] = self._scopes.setdefault(scope, len(self._scopes))
+        entries["scope_number"] = numbers[columns.scope_number]
+        used, last = _last_rows(columns.entity_number)
+        numbers = np.zeros(len(columns.entity_names), np.uint32)
+        for name, row in zip(used, last, strict=True):
+            entity = columns.entity_names[name]
+            number = self._entities.get(entity)
+            if number is None:
+                number = self._new_entity(entity, first + row)
+            numbers[name] = number
+            self._last[number] = first + row
+        entries["entity_number"] = numbers[columns.entity_number]
+        self._put(first, entries.tobytes())
+        self._foreign.update({key: first + row for key, row in columns.foreign})
+        self._hlcs.frombytes(columns.hlc.tobytes())
+
+    def _put(self, i: int, entries: bytes) -> None:
+        """Write packed entries from row `i` on."""
+        at = 0
+        while at < len(entries):
+            if i == self._room:
+                self._make_room()
+            place = (i & _CHUNK_MASK) * _SIZE
+            piece = entries[at : at + _CHUNK * _SIZE - place]
+            self._chunks[i >> _CHUNK_BITS][place : place + len(piece)] = piece
+            at += len(piece)
+            i += len(piece) // _SIZE
 
     def _make_room(self) -> None:
         self._chunks.append(bytearray(_CHUNK * _SIZE))

@@ -11,11 +11,14 @@ other files witness are passed in. Source: docs/format.md, "Recovery".
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from batpak.errors import BatpakError
 from batpak.event import content_hash, event_hash
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.record import (
@@ -31,10 +34,20 @@ from batpak.journal.record import (
     salt_crc,
 )
 
-__all__ = ["Tail", "Witness", "first_chain", "judge_tail", "last_nonzero", "look_beyond", "walk"]
+__all__ = [
+    "Tail",
+    "Taken",
+    "Witness",
+    "first_chain",
+    "judge_tail",
+    "last_nonzero",
+    "look_beyond",
+    "walk",
+]
 
 _WINDOW: Final = 8 << 20
 _HELD_RECORDS: Final = 8192
+_EVERYTHING: Final = 1 << 64
 
 
 class Witness(NamedTuple):
@@ -42,6 +55,28 @@ class Witness(NamedTuple):
 
     durable: int
     name: str
+
+
+class Taken(NamedTuple):
+    """Records that were found whole and applied together, without being looked at here."""
+
+    chain: Chain
+    """State after the last of them."""
+    durable: Witness
+    """The greatest durable bound in their headers."""
+    nexts: array[int]
+    """The sequence after each of them."""
+    ends: array[int]
+    """Where each of them ends."""
+
+
+Take = Callable[[Chain, int], Taken | None]
+"""Called with a state and D: applies what follows, as long as each record lies wholly below D
+or proves itself; None where the next record has to be looked at by itself."""
+
+
+def _take_none(_chain: Chain, _durable: int) -> Taken | None:
+    return None
 
 
 @dataclass(slots=True)
@@ -73,13 +108,20 @@ def first_chain(header: SegmentHeader) -> Chain:
 
 
 def walk(
-    read: Read, size: int, chain: Chain, salt_state: int, apply: Callable[[Record], None]
+    read: Read,
+    size: int,
+    chain: Chain,
+    salt_state: int,
+    apply: Callable[[Record], None],
+    take: Take = _take_none,
 ) -> tuple[Chain, Invalid]:
     """Apply every record from `chain` on whose header and head are valid.
 
     Returns the state after the last one, and why no further one stands there.
     """
     while True:
+        while (taken := take(chain, _EVERYTHING)) is not None:
+            chain = taken.chain
         record = read_record(read, size, chain, salt_state)
         if isinstance(record, Invalid):
             return chain, record
@@ -95,32 +137,44 @@ def judge_tail(
     witnesses: Sequence[Witness],
     apply: Callable[[Record], None],
     previous_hash: Callable[[bytes], bytes],
+    take: Take = _take_none,
 ) -> Tail:
     """Walk the newest segment from `start`, apply what belongs to the log, name the rest.
 
-    `apply` sees each accepted record once, in order; `previous_hash(entity)` gives the
-    event hash of the entity's last applied event, zeros for none.
+    `apply` sees each accepted record once, in order, but for those that `take` applies;
+    `previous_hash(entity)` gives the event hash of the entity's last applied event, zeros
+    for none.
     """
     state = salt_crc(header.salt)
     best = max(witnesses, default=Witness(0, "none"))
-    readopt_from = start.offset if start.sequence <= best.durable else HEADER_SIZE
+    begin = start.offset if start.sequence <= best.durable else HEADER_SIZE
+    nexts, ends = array("Q"), array("Q")
+    """Of each applied record: from which D on it lies wholly below D, and where it ends."""
     held: deque[tuple[Chain, Record | None]] = deque()
+
+    def settle(record: Record) -> None:
+        apply(record)
+        nexts.append(_reach(record))
+        ends.append(record.end)
 
     def release() -> None:
         """Apply what is now known to lie wholly below D."""
-        nonlocal readopt_from
         while held:
             before, kept = held[0]
             record = kept or _again(read, size, before, state)
-            # A pad at D is not below it: its own bytes may be in the page cache only.
-            if max(record.next_sequence, record.header.base_sequence + 1) > best.durable:
+            if _reach(record) > best.durable:
                 return
-            apply(record)
-            readopt_from = record.end
+            settle(record)
             held.popleft()
 
     chain = start
     while True:
+        while not held and (taken := take(chain, best.durable)) is not None:
+            chain = taken.chain
+            nexts += taken.nexts
+            ends += taken.ends
+            if taken.durable.durable > best.durable:
+                best = taken.durable
         record = read_record(read, size, chain, state)
         if isinstance(record, Invalid):
             problem = record
@@ -131,6 +185,10 @@ def judge_tail(
         held.append((chain, record if len(held) < _HELD_RECORDS else None))
         chain = record.chain
         release()
+        if len(held) == 1 and _is_whole(record, read, state, previous_hash):
+            # Whatever D turns out to be, it belongs to the log, and the next ones may too.
+            settle(record)
+            held.popleft()
 
     beyond, max_epoch = look_beyond(read, size, problem.offset, chain.sequence, state)
     best = max(best, beyond)
@@ -146,10 +204,20 @@ def judge_tail(
         if wrong is not None:
             problem = wrong
             break
-        apply(record)
+        settle(record)
         end = record.chain
+    below = bisect_right(nexts, best.durable)
+    readopt_from = ends[below - 1] if below else begin
     garbage_end = last_nonzero(read, size, end.offset)
     return Tail(end, best, problem, readopt_from, garbage_end, max_epoch)
+
+
+def _reach(record: Record) -> int:
+    """The least D below which a record lies wholly.
+
+    A pad at D is not below it: its own bytes may be in the page cache only.
+    """
+    return max(record.next_sequence, record.header.base_sequence + 1)
 
 
 def _again(read: Read, size: int, chain: Chain, state: int) -> Record:
@@ -181,6 +249,16 @@ def _prove(
             return Invalid(record.offset, "prev-hash", previous.hex(), row.prev_hash.hex())
         heads[entity] = event_hash(event.row_bytes, event.metadata)
     return None
+
+
+def _is_whole(
+    record: Record, read: Read, state: int, previous_hash: Callable[[bytes], bytes]
+) -> bool:
+    """Whether a record proves itself; what keeps it from that may be no reason to refuse it."""
+    try:
+        return _prove(record, read, state, previous_hash) is None
+    except BatpakError:
+        return False
 
 
 def look_beyond(

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from batpak.engine import bulk_walk
 from tests.crash.power_cuts.disk_model import PAGE, SECTOR, Pick, Survivors
 from tests.crash.power_cuts.memory_files import State
 from tests.crash.power_cuts.oracle import Expected, damage, judge, judge_on_disk, leaning
@@ -155,12 +156,24 @@ def examine(
 
 def _judge_one(state: State, expected: Expected, draw: random.Random, counts: Counter[str]) -> None:
     depth = 1 if draw.random() >= _DEEPER_SHARE else draw.choice((2, 3))
-    first = judge(state, expected, draw, counts, depth=depth)
-    if draw.random() < _DAMAGE_SHARE:
-        damage(first, expected, draw, counts)
+    with _reading_in_bulk(counts["states"] % 2 == 0):
+        first = judge(state, expected, draw, counts, depth=depth)
+        if draw.random() < _DAMAGE_SHARE:
+            damage(first, expected, draw, counts)
     if counts["states"] % _ON_DISK_EVERY == 0:
         judge_on_disk(state, expected, _folder())
         counts["on the real file system"] += 1
+
+
+@contextmanager
+def _reading_in_bulk(yes: bool) -> Iterator[None]:
+    """Inside, recovery takes whatever it can many records at a time, or nothing."""
+    before = bulk_walk.WORTH
+    bulk_walk.WORTH = 64 if yes else 1 << 62
+    try:
+        yield
+    finally:
+        bulk_walk.WORTH = before
 
 
 def _folder() -> str:

@@ -1,0 +1,148 @@
+"""Take ordinary records into the index many at a time, where an opening has many to read.
+
+What recovery may accept is decided in `batpak.journal.recovery`, record by record; here
+only what is beyond all doubt is accepted, by `batpak.engine.bulk_check`, and the rest is
+left. Loads NumPy, and only where that pays.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from batpak.errors import BatpakError
+from batpak.event import NO_HASH
+from batpak.index.growing import GrowingPart
+from batpak.journal.header import SegmentHeader
+from batpak.journal.record import RECORD_HEADER_SIZE, Chain, Read, salt_crc
+from batpak.journal.recovery import Taken, Witness
+from batpak.journal.writer import Head
+
+if TYPE_CHECKING:
+    from batpak.engine.bulk_check import Past, Run, Seal
+
+__all__ = ["WORTH", "BulkWalk"]
+
+WORTH = 4 << 20
+"""Bytes of records from which on loading NumPy costs less than looking at each by itself."""
+_PAGE: Final = 4096
+_WINDOW: Final = 1 << 20
+_FEW: Final = 64
+"""An attempt that accepts fewer records than these does not pay."""
+_MANY: Final = 256
+"""Most records that are left to be looked at one by one between two attempts."""
+_NO_END: Final = (1 << 63) - 1
+
+
+class BulkWalk:
+    """Takes what is ordinary of one segment into `growing`; `heads` says where streams end.
+
+    `cold_head` gives the end of a stream that `heads` does not know. Without it nothing is
+    proved: for records that lie below D. `tell` hears of each run that was taken.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        size: int,
+        header: SegmentHeader,
+        growing: GrowingPart,
+        heads: dict[bytes, Head],
+        tell: Callable[[Run], None],
+        cold_head: Callable[[bytes], Head | None] | None = None,
+    ) -> None:
+        self._read = read
+        self._size = size
+        self._salt_state = salt_crc(header.salt)
+        self._growing = growing
+        self._heads = heads
+        self._tell = tell
+        self._cold_head = cold_head
+        self._tools: tuple[Seal, Past] | None = None
+        self._wait = 0
+        """How many records are to be looked at one by one before the next attempt."""
+        self._step = 1
+
+    def take(self, chain: Chain, durable: int) -> Taken | None:
+        """Apply the run of ordinary records at `chain`; None where the next one is not.
+
+        Below D, which is `durable`, a record's row has to be right; from there on all of it.
+        """
+        if self._wait:
+            self._wait -= 1
+            return None
+        if self._size - chain.offset < RECORD_HEADER_SIZE or not self._is_worth_it(chain):
+            return None
+        from batpak.engine.bulk_check import check_run
+
+        seal, past = self._tools = self._tools or self._begun()
+        window = self._read(chain.offset, min(_WINDOW, self._size - chain.offset))
+        is_below = chain.sequence < durable
+        if not is_below and self._cold_head is None:
+            return None
+        past.after_gap = is_below
+        run = check_run(
+            window, chain, min(durable, _NO_END) if is_below else _NO_END, seal, past,
+            full=not is_below, within=is_below, is_name=_any, are_extensions=_any,
+        )  # fmt: skip
+        if run is None or not run.is_whole:
+            pays = run is not None and run.records >= _FEW
+            self._step = 1 if pays else min(2 * self._step, _MANY)
+            self._wait = self._step
+        if run is None:
+            return None
+        self._growing.extend(run.columns(), run.clocks)
+        self._tell(run)
+        nexts, ends = array("Q"), array("Q")
+        nexts.frombytes(run.record_nexts.tobytes())
+        ends.frombytes(run.record_ends.tobytes())
+        durable, at = run.durable
+        return Taken(run.chain, Witness(durable, f"record at {at}"), nexts, ends)
+
+    def _is_worth_it(self, chain: Chain) -> bool:
+        """Whether there is much to read: what is reserved ahead in the file is zeros."""
+        if self._tools is not None:
+            return True
+        far = chain.offset + WORTH
+        last = max(far - _PAGE, chain.offset)
+        return self._size > far and bool(self._read(last, _PAGE).strip(b"\0"))
+
+    def _begun(self) -> tuple[Seal, Past]:
+        from batpak.engine.bulk_check import Past, Seal
+
+        return Seal(self._salt_state), Past(_Streams(self._heads, self._cold_head))
+
+
+class _Streams:
+    """Where streams end: as known, or as older segments say."""
+
+    def __init__(
+        self, known: dict[bytes, Head], cold_head: Callable[[bytes], Head | None] | None
+    ) -> None:
+        self._known = known
+        self._cold_head = cold_head
+
+    def get(self, entity: bytes, /) -> Head | None:
+        found = self._known.get(entity)
+        if found is not None or self._cold_head is None:
+            return found
+        try:
+            return self._cold_head(entity)
+        except BatpakError:
+            # No clock is that: the event is left to whoever looks closely.
+            return -1, NO_HASH
+
+    def __contains__(self, entity: object, /) -> bool:
+        return entity in self._known
+
+    def __setitem__(self, entity: bytes, head: Head, /) -> None:
+        self._known[entity] = head
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+def _any(_name: bytes) -> bool:
+    """Recovery asks for no more than a name's length."""
+    return True
