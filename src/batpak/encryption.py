@@ -227,7 +227,7 @@ class Vault:
             raise unavailable(
                 sequence, key_id, "no-keyring",
                 "the payload is encrypted, and the store was opened without a keyring",
-                "open it with keyring=",
+                "open it with keyring=, or on the command line with --keyring",
             )  # fmt: skip
         key = self.keyring.load(key_id)
         if key is None:

@@ -1528,7 +1528,7 @@ class Store(_Reading):
                 "shredding destroys keys, and the store was opened without a keyring",
                 field="keyring",
                 reason="missing",
-                advice="open it with keyring=",
+                advice="open it with keyring=, or on the command line with --keyring",
             )
         self._writer.check()
         self._drain_mine()

@@ -600,6 +600,7 @@ def test_payloads_are_encrypted_read_and_shredded_from_the_command_line(
     told = batpak("shred", own, first, "--keyring", keys, "--yes", "--json", code=5)
     assert json.loads(told.err)["error"]["facts"]["reason"] == "covers-more"
     told = batpak("shred", own, first, second, "--yes", "--json", code=5)
+    assert "--keyring" in json.loads(told.err)["error"]["advice"]
     assert json.loads(told.err)["error"]["code"] == "keyring-refused"
     batpak("shred", own, "--keyring", keys, "--yes", code=2)
     batpak("shred", own, "--key", "zz", "--keyring", keys, "--yes", code=2)

@@ -140,6 +140,20 @@ def test_a_bad_body_is_a_finding_below_d_and_a_tear_from_it_on(durable: int, kep
     assert tail.garbage_end == len(built.data)
 
 
+def test_a_record_behind_a_damaged_one_can_tell_that_those_before_it_were_durable() -> None:
+    """What was in doubt then belongs to the log: its damage is met by whoever reads it."""
+    built = build({}, {}, {}, {"durable": 2})
+    data = bytearray(damaged_body(built, 1))
+    data[built.places[2]] ^= 1
+    tail, accepted = judge(bytes(data))
+    assert tail.durable == Witness(2, f"record at {built.places[3]}")
+    assert accepted == built.places[:2]
+    assert tail.end.sequence == 2
+    assert tail.problem.offset == built.places[2]
+    assert tail.readopt_from == built.places[2]
+    assert not tail.lost
+
+
 @pytest.mark.parametrize("field", ["content_hash", "prev_hash"])
 @pytest.mark.parametrize("durable", [1, 2])
 def test_past_d_hashes_have_to_match_and_below_it_they_are_verify_s(

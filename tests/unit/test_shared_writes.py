@@ -11,7 +11,7 @@ import itertools
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from batpak import Coordinate, Expect, Region, Store, Unless
+from batpak import Coordinate, Expect, Item, Region, Store, Unless
+from batpak.clock import FunctionClock
 from batpak.errors import (
     ConditionFailed,
     ExpectationFailed,
@@ -245,3 +246,42 @@ def test_of_an_interrupted_shared_write_what_stands_is_kept_and_the_rest_written
         }
     values = stored(path)
     assert sorted(values) == [0, *([1] if whole else []), 2, 3, 4, 5]
+
+
+# --- what a commit leaves behind for the next ----------------------------------------------
+
+
+def by_append(store: Store, files: WatchedFiles) -> list[int]:
+    del files
+    return [store.append(ALICE, 1, kind=NOTE).sequence]
+
+
+def by_append_many(store: Store, files: WatchedFiles) -> list[int]:
+    del files
+    items = [Item(ALICE, n, kind=NOTE) for n in range(2)]
+    return [receipt.sequence for receipt in store.append_many(items)]
+
+
+def by_shared_write(store: Store, files: WatchedFiles) -> list[int]:
+    with lined_up(store, files):
+        futures = [put(store, n) for n in range(3)]
+    return outcomes(futures)
+
+
+@pytest.mark.parametrize("way", [by_append, by_append_many, by_shared_write])
+def test_time_never_goes_back_whatever_was_committed_last(
+    tmp_path: Path, way: Callable[[Store, WatchedFiles], list[int]]
+) -> None:
+    now = 1_700_000_000_000_000
+    steered = FunctionClock(lambda: now)
+    with opened(tmp_path / "journal", clock=steered) as (store, files):
+        for step in (0, 5_000_000):
+            now = latest = 1_700_000_000_000_000 + step
+            way(store, files)
+            now -= 60_000_000
+            for sequence in (*way(store, files), *by_append(store, files)):
+                assert store.at(sequence).timestamp_us == latest
+        events = list(store)
+        assert sorted(event.hlc for event in events) == [event.hlc for event in events]
+        assert len({event.hlc for event in events}) == len(events)
+        assert all(event.hlc >> 16 >= event.timestamp_us // 1000 for event in events)
