@@ -23,6 +23,7 @@ from batpak import Coordinate, Expect, Item, Region, Store, Unless
 from batpak.clock import FunctionClock
 from batpak.errors import (
     ConditionFailed,
+    EntityClockOverflow,
     ExpectationFailed,
     IdempotencyConflict,
     Indeterminate,
@@ -30,7 +31,9 @@ from batpak.errors import (
     NoSpace,
 )
 from batpak.journal.record import RECORD_HEADER_SIZE
+from batpak.journal.writer import MAX_CLOCK
 from tests.support.writing import ALICE, BOB, NOTE, held, opened, sync_has_begun
+from tests.unit.test_writer import forged
 from tests.watched_files import WAIT, WatchedFiles
 from tools.read_segment import read_journal
 
@@ -166,6 +169,17 @@ def test_a_shared_write_has_no_more_than_about_a_mebibyte(tmp_path: Path) -> Non
         assert outcomes(futures) == list(range(2, 12))
         # Four of them pass the mebibyte, so ten take three writes.
         assert files.count("pwrite", ".seg") == 3
+
+
+def test_a_shared_write_ends_before_a_stream_that_is_full(tmp_path: Path) -> None:
+    forged(tmp_path, clock=MAX_CLOCK - 2)
+    with opened(tmp_path) as (store, files):
+        with lined_up(store, files):
+            futures = [put(store, n, to) for n, to in enumerate((BOB, ALICE, ALICE, ALICE, BOB))]
+        told = outcomes(futures)
+        assert told[3] is EntityClockOverflow
+        assert told[:3] + told[4:] == list(range(told[0], told[0] + 4))
+        assert futures[2].result().clock == MAX_CLOCK
 
 
 # --- where the write fails --------------------------------------------------------------
