@@ -36,7 +36,7 @@ from batpak.errors import (
     PayloadDamaged,
     PayloadUnreadable,
 )
-from batpak.event import CODEC_ENCRYPTED, content_hash
+from batpak.event import CODEC_ENCRYPTED, content_hash, open_envelope
 from batpak.keyring import FileKeyring, Policy
 from batpak.keyring.files import decode_key_file, encode_key_file
 from batpak.proof.bundle import verify_bundle
@@ -272,7 +272,12 @@ def test_a_ciphertext_is_good_for_its_own_event_only(store: Store) -> None:
     short = Event(one.row_bytes, one.metadata_bytes, bytes(47), PayloadState.PRESENT, vault)
     with pytest.raises(PayloadUnreadable) as other:
         _ = short.raw
+    assert type(other.value) is PayloadUnreadable, "whatever keys there are"
     assert other.value.codec == 2
+    with pytest.raises(KeyUnavailable) as closed:
+        open_envelope(2, one.envelope or b"")
+    assert (closed.value.reason, closed.value.codec) == ("no-keyring", 2)
+    assert closed.value.key_id == (one.envelope or b"")[:16].hex()
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,10 @@ from batpak.engine.opening import Opened, open_for_writing
 from batpak.errors import (
     BatchTooLarge,
     EntityClockOverflow,
+    ExpectationFailed,
     InvalidInput,
     JournalPoisoned,
+    NoSpace,
     StorageFailed,
     StoreForked,
 )
@@ -469,6 +471,33 @@ def test_what_was_resolved_is_not_looked_at_again(tmp_path: Path) -> None:
         store.append(ALICE, number, kind=NOTE)
     assert files.count("fstat", ".seg") == before
     store.close()
+
+
+def test_what_a_refused_commit_has_resolved_is_not_looked_at_again(tmp_path: Path) -> None:
+    files = Interrupting("pwrite")
+    store = Store.open(tmp_path, files=files, durability=Durability.OS)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, 0, kind=NOTE)
+    with pytest.raises(ExpectationFailed):
+        store.append(ALICE, 1, kind=NOTE, expect=7)
+    before = files.count("fstat", ".seg")
+    assert before
+    store.append(ALICE, 1, kind=NOTE)
+    assert files.count("fstat", ".seg") == before
+    store.close()
+
+
+def test_where_a_refused_write_was_undone_nothing_is_looked_at(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    with Store.open(tmp_path, files=files, durability=Durability.OS) as store:
+        files.refuse("pwrite", FIRST, errno.ENOSPC)
+        with pytest.raises(NoSpace):
+            store.append(ALICE, 0, kind=NOTE)
+        files.refused.clear()
+        before = files.count("pread", ".seg")
+        store.append(ALICE, 1, kind=NOTE)
+        assert files.count("pread", ".seg") == before
 
 
 def test_a_torn_write_that_was_cut_is_not_looked_at_again(tmp_path: Path) -> None:
