@@ -23,7 +23,7 @@ from batpak.engine import bulk_walk
 from batpak.engine.report import OpenReport
 from batpak.errors import BatpakError
 from batpak.journal.hint import Hint
-from batpak.store import Stats
+from batpak.store import ReadOnlyStore, Stats
 from tests.property.test_verify_forms import fields, records, resealed
 from tests.support.faulty_files import DISK
 
@@ -91,8 +91,8 @@ def parts(event: Event) -> Any:
     return event.row_bytes, event.metadata_bytes, event.payload_state, event.envelope
 
 
-def everything(store: Store) -> list[Any]:
-    """All that an index is asked for, of the events that were there before this open."""
+def everything(store: Store | ReadOnlyStore) -> list[Any]:
+    """All that an index is asked for, but for the last event: it may be this open's."""
     last = len(store) - 1
     shown = [told(lambda i=i: parts(store.at(i))) for i in range(last)]
     for at in range(last):
@@ -126,16 +126,19 @@ def outcome(path: Path, into: Path, worth: int) -> Any:
     shutil.copytree(path, into)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk_walk, "WORTH", worth)
+        with Store.open(into, mode="r") as reader:
+            report = relative(replace(reader.open_report, seconds={}), into)
+            seen = everything(reader), report, reader.diagnostics().durable
         try:
             store = opened(into)
         except BatpakError as error:
-            return type(error), error.what, {**error.facts, "file": None, "advice": None}
+            return seen, type(error), error.what, {**error.facts, "file": None, "advice": None}
         with store:
             report = replace(store.open_report, seconds={}, clock_behind_ms=0)
             shown = everything(store)
         kept = [file.read_bytes() for file in sorted(into.glob("quarantine/*"))]
         kept = [re.sub(rb'"quarantined_us": \d+', b"", data) for data in kept]
-        return shown, relative(report, into), kept
+        return seen, shown, relative(report, into), kept
 
 
 def both(path: Path) -> Any:
@@ -159,7 +162,7 @@ def copy(journal: Path, tmp_path: Path) -> Path:
 def test_they_agree_on_what_a_killed_writer_left(copy: Path, hint: bool) -> None:
     if not hint:
         (copy / "tail.hint").unlink()
-    shown, report, *_ = both(copy)
+    _, shown, report, _ = both(copy)
     assert len(shown) > 300
     # Both were used: most of this is beyond what the hint knows of.
     assert "rebuilt=1" in report
@@ -243,7 +246,7 @@ def test_the_first_event_of_a_stream_in_a_segment_has_to_prove_its_link(
     at = next(at for at, _, _, entity in rows_of(whole) if entity.startswith(stream))
     whole[at + 64 + 144] ^= 1
     segment.write_bytes(resealed(whole))
-    _, report, _ = both(copy)
+    _, _, report, _ = both(copy)
     assert "reason='prev-hash'" in report
 
 
@@ -264,3 +267,37 @@ def test_a_commit_that_only_begins_below_what_is_durable_has_to_prove_itself(cop
     whole[len(whole[: ends[-1]].rstrip(b"\0")) - 1] ^= 1
     segment.write_bytes(whole)
     both(copy)
+
+
+@pytest.mark.parametrize("durability", [Durability.OS, Durability.SYNC])
+def test_a_follower_sees_the_same_at_every_step(tmp_path: Path, durability: Durability) -> None:
+    path = tmp_path / "journal"
+    readers: list[ReadOnlyStore] = []
+    with pytest.MonkeyPatch.context() as patch, opened(path, durability=durability) as store:
+        for worth in (SOON, 64, NEVER):
+            patch.setattr(bulk_walk, "WORTH", worth)
+            readers.append(Store.open(path, mode="r"))
+        for step, count in enumerate((40, 1, 3, 90, 2, 60)):
+            fill(store, 100 * step, count)
+            if step == 2:
+                store.erase([3, 5], reason="asked for")
+            for reader, worth in zip(readers, (SOON, 64, NEVER), strict=True):
+                patch.setattr(bulk_walk, "WORTH", worth)
+                assert reader.refresh() == len(store)
+                assert everything(reader) == everything(store)
+        assert len(list(path.glob("segments/*.seg"))) > 1
+    for reader in readers:
+        reader.close()
+
+
+def test_what_is_neither_durable_nor_for_all_to_see_is_not_taken_by_a_reader(
+    tmp_path: Path,
+) -> None:
+    """A writer in SYNC was killed before its sync: a reader may not show what it wrote."""
+    path = tmp_path / "journal"
+    with opened(path, durability=Durability.SYNC) as store:
+        fill(store, 0, 60)
+        shutil.copytree(path, tmp_path / "killed")
+    (tmp_path / "killed" / "tail.hint").unlink()
+    seen, shown, _, _ = both(tmp_path / "killed")
+    assert len(shown) > len(seen[0])

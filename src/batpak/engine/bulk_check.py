@@ -187,12 +187,14 @@ def check_run(
     is_name: Callable[[bytes], bool],
     are_extensions: Callable[[bytes], bool],
     within: bool = False,
+    eager: bool = False,
 ) -> Run | None:
     """Accept the records at the beginning of `window` with which nothing at all is wrong.
 
     `window`: bytes of a segment from `chain.offset` on; `end`: exclusive sequence bound at
     which records may begin no more, and with `within` beyond which none may end. `full`
-    looks at payload sections too. Changes `past` by what was accepted only. None when the
+    looks at payload sections too; with `eager` only records that readers may see before
+    they are durable are ordinary. Changes `past` by what was accepted only. None when the
     first record is not ordinary, or not whole.
     """
     if chain.offset + len(window) > _MAX_OFFSET or chain.sequence >= end:
@@ -202,6 +204,9 @@ def check_run(
     at = np.array(starts, np.int64)
     at = at[: _first(at % _WORD != 0)]
     headers = _take(words, at // _WORD, _HEADER_WORDS).view(_HEADER)[:, 0]
+    if eager:
+        headers = headers[: _first(headers["flags"] & EAGER == 0)]
+        at = at[: len(headers)]
     good = _judge_headers(headers, at, chain, end, len(window), within=within)
     if not good:
         return None

@@ -15,12 +15,12 @@ from batpak.errors import BatpakError
 from batpak.event import NO_HASH
 from batpak.index.growing import GrowingPart
 from batpak.journal.header import SegmentHeader
-from batpak.journal.record import RECORD_HEADER_SIZE, Chain, Read, salt_crc
+from batpak.journal.record import Chain, Read, salt_crc
 from batpak.journal.recovery import Taken, Witness
 from batpak.journal.writer import Head
 
 if TYPE_CHECKING:
-    from batpak.engine.bulk_check import Past, Run, Seal
+    from batpak.engine.bulk_check import Past, Seal
 
 __all__ = ["WORTH", "BulkWalk"]
 
@@ -38,8 +38,9 @@ _NO_END: Final = (1 << 63) - 1
 class BulkWalk:
     """Takes what is ordinary of one segment into `growing`; `heads` says where streams end.
 
-    `cold_head` gives the end of a stream that `heads` does not know. Without it nothing is
-    proved: for records that lie below D. `tell` hears of each run that was taken.
+    What it takes at or past D depends on who reads: what proves itself, where `cold_head`
+    gives the end of a stream that `heads` does not know; with `eager`, what is whole and its
+    writer let readers see.
     """
 
     def __init__(
@@ -49,20 +50,24 @@ class BulkWalk:
         header: SegmentHeader,
         growing: GrowingPart,
         heads: dict[bytes, Head],
-        tell: Callable[[Run], None],
         cold_head: Callable[[bytes], Head | None] | None = None,
+        *,
+        eager: bool = False,
     ) -> None:
+        self.size = size
+        """Length of the segment, which may grow."""
         self._read = read
-        self._size = size
         self._salt_state = salt_crc(header.salt)
-        self._growing = growing
+        self.growing = growing
         self._heads = heads
-        self._tell = tell
         self._cold_head = cold_head
+        self._eager = eager
         self._tools: tuple[Seal, Past] | None = None
         self._wait = 0
         """How many records are to be looked at one by one before the next attempt."""
         self._step = 1
+        self._goes_on = False
+        """Whether all was ordinary so far, so that what follows may be, however little it is."""
 
     def take(self, chain: Chain, durable: int) -> Taken | None:
         """Apply the run of ordinary records at `chain`; None where the next one is not.
@@ -72,41 +77,43 @@ class BulkWalk:
         if self._wait:
             self._wait -= 1
             return None
-        if self._size - chain.offset < RECORD_HEADER_SIZE or not self._is_worth_it(chain):
+        is_below = chain.sequence < durable
+        if not self._goes_on and not self._is_worth_it(chain):
+            self._wait = _MANY
             return None
         from batpak.engine.bulk_check import check_run
 
         seal, past = self._tools = self._tools or self._begun()
-        window = self._read(chain.offset, min(_WINDOW, self._size - chain.offset))
-        is_below = chain.sequence < durable
-        if not is_below and self._cold_head is None:
-            return None
-        past.after_gap = is_below
+        # Of a stream that is not known its first event here can't be checked.
+        past.after_gap = is_below or self._eager
+        window = self._read(chain.offset, max(min(_WINDOW, self.size - chain.offset), 0))
         run = check_run(
             window, chain, min(durable, _NO_END) if is_below else _NO_END, seal, past,
-            full=not is_below, within=is_below, is_name=_any, are_extensions=_any,
+            full=not is_below, within=is_below, eager=self._eager and not is_below,
+            is_name=_any, are_extensions=_any,
         )  # fmt: skip
-        if run is None or not run.is_whole:
+        self._goes_on = run is not None and run.is_whole
+        if not self._goes_on:
             pays = run is not None and run.records >= _FEW
             self._step = 1 if pays else min(2 * self._step, _MANY)
             self._wait = self._step
         if run is None:
             return None
-        self._growing.extend(run.columns(), run.clocks)
-        self._tell(run)
+        self.growing.extend(chain.sequence, run.columns(), run.clocks)
         nexts, ends = array("Q"), array("Q")
         nexts.frombytes(run.record_nexts.tobytes())
         ends.frombytes(run.record_ends.tobytes())
-        durable, at = run.durable
-        return Taken(run.chain, Witness(durable, f"record at {at}"), nexts, ends)
+        bound, at = run.durable
+        return Taken(
+            run.chain, Witness(bound, f"record at {at}"), nexts, ends, run.last_record,
+            run.hashes[-32:], int(run.hlcs[-1]),
+        )  # fmt: skip
 
     def _is_worth_it(self, chain: Chain) -> bool:
         """Whether there is much to read: what is reserved ahead in the file is zeros."""
-        if self._tools is not None:
-            return True
         far = chain.offset + WORTH
         last = max(far - _PAGE, chain.offset)
-        return self._size > far and bool(self._read(last, _PAGE).strip(b"\0"))
+        return self.size > far and bool(self._read(last, _PAGE).strip(b"\0"))
 
     def _begun(self) -> tuple[Seal, Past]:
         from batpak.engine.bulk_check import Past, Seal

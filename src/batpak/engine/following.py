@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from batpak.config import StoreConfig
 from batpak.encryption import Vault
+from batpak.engine.bulk_walk import BulkWalk
 from batpak.engine.erasing import fold_erasures
 from batpak.engine.history import Place, place_of
 from batpak.engine.keeping import load_keys
@@ -78,6 +79,7 @@ class Follower:
         self._index = Index(lambda index: load_keys(files, layout, identity, index))
         self._pool = SegmentPool(files, layout, config.max_open_files)
         self._heads: dict[bytes, Head] = {}
+        self._bulk: BulkWalk | None = None
         self._durable = 0
         self._last_hash = NO_HASH
         self._last_record: tuple[int, int] | None = None
@@ -377,6 +379,9 @@ class Follower:
         while True:
             reader = self._growing_reader()
             size = reader.size()
+            if self._take(size):
+                again = True
+                continue
             record = read_record(reader.read, size, self._chain, self._state)
             if isinstance(record, Record):
                 if not self._visible(record):
@@ -392,6 +397,24 @@ class Follower:
                 raise self._corrupt(record)
             # The hint was read before the file: a record below it must be complete.
             again = False
+
+    def _take(self, size: int) -> bool:
+        """Accept what is ordinary and may be seen, many records at a time; whether any was."""
+        bulk = self._bulk
+        if bulk is None or bulk.growing is not self._part:
+            self._bulk = bulk = BulkWalk(
+                lambda offset, length: self._growing_reader().read(offset, length),
+                size, self._growing_header, self._part, self._heads, eager=True,
+            )  # fmt: skip
+        bulk.size = size
+        taken = bulk.take(self._chain, self._durable)
+        self._heads.clear()
+        if taken is None:
+            return False
+        self._durable = max(self._durable, taken.durable.durable)
+        self._last_hash = taken.last_hash
+        self._moved(taken.chain, (taken.last_record, taken.chain.prev_crc))
+        return True
 
     def _growing_reader(self) -> SegmentReader:
         """The file that the position reached is of. Raises SegmentReplaced, Unavailable."""
@@ -414,7 +437,10 @@ class Follower:
         if record.rows:
             self._last_hash = apply_record(record, reader.read, self._part, self._heads)
             self._heads.clear()
-        chain, last = record.chain, (record.offset, record.header.head_crc)
+        self._moved(record.chain, (record.offset, record.header.head_crc))
+
+    def _moved(self, chain: Chain, last: tuple[int, int]) -> None:
+        """Show what was accepted up to `chain`; `last` is its last record."""
         self._fold(chain.sequence)
         # No call among these, so Ctrl-C comes before them all or after.
         self._chain, self._last_record = chain, last

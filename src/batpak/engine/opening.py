@@ -13,7 +13,6 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from batpak.clock import MAX_US
@@ -71,7 +70,7 @@ from batpak.journal.layout import KNOWN_NAMES, Layout
 from batpak.journal.quarantine import quarantine
 from batpak.journal.reading import SegmentPool
 from batpak.journal.record import Chain, Record, salt_crc
-from batpak.journal.recovery import Tail, Witness, first_chain, judge_tail
+from batpak.journal.recovery import Tail, Taken, Witness, first_chain, judge_tail
 from batpak.journal.tally import Written
 from batpak.journal.writer import (
     Head,
@@ -81,9 +80,6 @@ from batpak.journal.writer import (
     apply_record,
     create_segment,
 )
-
-if TYPE_CHECKING:
-    from batpak.engine.bulk_check import Run
 
 __all__ = [
     "Opened",
@@ -302,13 +298,6 @@ def _open_locked(
             records += 1
             last_record = record.offset
 
-        def tell(run: Run) -> None:
-            nonlocal walked, records, last_hash, last_hlc, last_record
-            last_hash, last_hlc = run.hashes[-32:], int(run.hlcs[-1])
-            walked += run.records
-            records += run.records
-            last_record = run.last_record
-
         def cold_head(entity: bytes) -> Head | None:
             return reader.head(entity, index.end)
 
@@ -317,7 +306,18 @@ def _open_locked(
             return NO_HASH if head is None else head[1]
 
         size = segment_reader.size()
-        bulk = BulkWalk(segment_reader.read, size, newest.header, growing, heads, tell, cold_head)
+        bulk = BulkWalk(segment_reader.read, size, newest.header, growing, heads, cold_head)
+
+        def take(chain: Chain, durable: int) -> Taken | None:
+            nonlocal walked, records, last_hash, last_hlc, last_record
+            taken = bulk.take(chain, durable)
+            if taken is not None:
+                last_hash, last_hlc = taken.last_hash, taken.last_hlc
+                walked += len(taken.ends)
+                records += len(taken.ends)
+                last_record = taken.last_record
+            return taken
+
         tail = judge_tail(
             segment_reader.read,
             size,
@@ -326,7 +326,7 @@ def _open_locked(
             found.witnesses,
             apply,
             previous_hash,
-            bulk.take,
+            take,
         )
         if tail.lost:
             raise _lost(layout, newest, tail)

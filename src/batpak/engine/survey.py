@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 from batpak.engine.bulk_walk import BulkWalk
@@ -34,7 +34,7 @@ from batpak.journal.record import (
     decode_header,
     salt_crc,
 )
-from batpak.journal.recovery import Witness, first_chain, last_nonzero, walk
+from batpak.journal.recovery import Taken, Witness, first_chain, last_nonzero, walk
 from batpak.journal.sidecar import (
     SIDECAR_PREFIX_SIZE,
     SidecarHeader,
@@ -42,9 +42,6 @@ from batpak.journal.sidecar import (
     sidecar_bytes,
 )
 from batpak.journal.writer import Head, apply_record
-
-if TYPE_CHECKING:
-    from batpak.engine.bulk_check import Run
 
 _READ_WHOLE = 1 << 20
 """Sidecars up to this length are read into memory, larger ones mapped."""
@@ -328,14 +325,18 @@ def read_sealed(
             state.last_hlc = record.rows[-1].hlc
         state.records += 1
 
-    def tell(run: Run) -> None:
-        state.last_hash, state.last_hlc = run.hashes[-32:], int(run.hlcs[-1])
-        state.records += run.records
-
     size = reader.size()
-    bulk = BulkWalk(reader.read, size, found.header, growing, heads, tell)
+    bulk = BulkWalk(reader.read, size, found.header, growing, heads)
+
+    def take(chain: Chain, durable: int) -> Taken | None:
+        taken = bulk.take(chain, durable)
+        if taken is not None:
+            state.last_hash, state.last_hlc = taken.last_hash, taken.last_hlc
+            state.records += len(taken.ends)
+        return taken
+
     salt_state = salt_crc(found.header.salt)
-    end, problem = walk(reader.read, size, state.end, salt_state, apply, bulk.take)
+    end, problem = walk(reader.read, size, state.end, salt_state, apply, take)
     state.end, state.next_sequence, state.max_epoch = end, end.sequence, end.epoch
     zeros = last_nonzero(reader.read, size, end.offset) == end.offset
     if end.sequence != next_base or not zeros:

@@ -175,11 +175,13 @@ class GrowingPart:
             envelope_offset += len(event.envelope)
         self._hlcs.extend(range(committed[0][2], committed[0][2] + i - first))
 
-    def extend(self, columns: Columns, clocks: Rows) -> None:
-        """As `add`, for many events that follow the last one."""
+    def extend(self, sequence: int, columns: Columns, clocks: Rows) -> None:
+        """As `add`, for many events from `sequence` on."""
         import numpy as np
 
-        first = len(self._hlcs)
+        first = sequence - self.first
+        # Once more after an interruption: nobody was shown what stands there.
+        del self._hlcs[first:]
         entries = np.zeros(len(columns), _dtype())
         entries["event_hash"] = np.frombuffer(columns.event_hash, "V32")
         entries["row_offset"] = columns.row_offset

@@ -68,6 +68,11 @@ class Taken(NamedTuple):
     """The sequence after each of them."""
     ends: array[int]
     """Where each of them ends."""
+    last_record: int
+    """Where the last of them begins."""
+    last_hash: bytes
+    """The last event's hash, and below its HLC."""
+    last_hlc: int
 
 
 Take = Callable[[Chain, int], Taken | None]
