@@ -86,6 +86,26 @@ def test_every_promise_comes_after_the_syncs_that_it_needs(tmp_path: Path) -> No
     assert names["pwrite", ".hint"] >= 10
 
 
+def test_a_rewritten_segment_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    files, path = RecordingFiles(), str(tmp_path / "journal")
+    with Store.open(path, files=files, **SMALL) as store:
+        for i in range(12):
+            store.append(Coordinate("player:0", "room"), "x" * 900, kind=KIND)
+        store.erase([2, 7], reason="asked for")
+        place = len(files.operations)
+        report = store.compact()
+        closing = len(files.operations)
+    done = [(o.name, o.path, o.target) for o in files.operations[place:closing]]
+    assert len(report.segments) == 2
+    for rewritten in report.segments:
+        segment = f"{path}/segments/{rewritten.base:020}.seg"
+        temporary = segment + ".tmp"
+        named = done.index(("rename", temporary, segment))
+        written = max(i for i, one in enumerate(done) if one[:2] == ("pwrite", temporary))
+        assert written < done.index(("sync_file", temporary, "")) < named
+        assert "sync_directory" in [name for name, path, _ in done[named:] if path in segment]
+
+
 # --- planted bugs ------------------------------------------------------------------
 
 
