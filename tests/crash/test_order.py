@@ -89,7 +89,7 @@ def test_every_promise_comes_after_the_syncs_that_it_needs(tmp_path: Path) -> No
 def test_a_rewritten_segment_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
     files, path = RecordingFiles(), str(tmp_path / "journal")
     with Store.open(path, files=files, **SMALL) as store:
-        for i in range(12):
+        for _ in range(12):
             store.append(Coordinate("player:0", "room"), "x" * 900, kind=KIND)
         store.erase([2, 7], reason="asked for")
         place = len(files.operations)

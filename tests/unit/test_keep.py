@@ -606,7 +606,8 @@ def test_a_fork_never_writes_to_a_segment_of_its_ancestor(tmp_path: Path) -> Non
     before = tree(tmp_path / "fork" / "segments")
     with pytest.raises(JournalCorrupt) as refused:
         Store.open(tmp_path / "fork", **SMALL)
-    assert refused.value.reason == "no-own-segment"
+    assert (refused.value.reason, refused.value.offset) == ("no-own-segment", 16)
+    assert refused.value.first == 32
     assert tree(tmp_path / "fork" / "segments") == before
 
 

@@ -25,6 +25,8 @@ MODULES: Final = (
     "batpak/journal/rewriting.py",
     "batpak/index/keytable.py",
     "batpak/engine/opening.py",
+    "batpak/engine/bulk_check.py",
+    "batpak/engine/bulk_walk.py",
     "batpak/engine/checkpoints.py",
     "batpak/engine/tree.py",
     "batpak/engine/proving.py",
