@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batpak import Coordinate, Durability, Event, EventId, EventKind, Item, Region, Store
-from batpak.engine import bulk_walk
+from batpak.engine import bulk_check, bulk_walk, verify
+from batpak.engine.reading import LogReader
 from batpak.engine.report import OpenReport
 from batpak.errors import BatpakError
 from batpak.journal.hint import Hint
@@ -39,8 +40,8 @@ def place(i: int) -> Coordinate:
 
 
 def opened(path: Path, **options: Any) -> Store:
-    options = {"durability": Durability.OS, "preallocate": 1 << 16, **options}
-    return Store.open(path, files=DISK, segment_max_bytes=1 << 16, **options)
+    few = {"durability": Durability.OS, "preallocate": 1 << 16, "segment_max_bytes": 1 << 16}
+    return Store.open(path, files=DISK, **{**few, **options})
 
 
 def fill(store: Store, first: int, count: int) -> None:
@@ -301,3 +302,60 @@ def test_what_is_neither_durable_nor_for_all_to_see_is_not_taken_by_a_reader(
     (tmp_path / "killed" / "tail.hint").unlink()
     seen, shown, _, _ = both(tmp_path / "killed")
     assert len(shown) > len(seen[0])
+
+
+# --- work, counted --------------------------------------------------------------------------
+
+
+def test_below_what_is_durable_no_older_segment_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stream that is new in the segment would be looked for in all that precede it."""
+    path = tmp_path / "journal"
+    with opened(path) as store:
+        fill(store, 0, 300)
+    for file in path.rglob("*.idx"):
+        file.unlink()
+    asked: list[bytes] = []
+    head = LogReader.head
+
+    def counted(self: LogReader, entity: bytes, bound: int) -> Any:
+        asked.append(entity)
+        return head(self, entity, bound)
+
+    monkeypatch.setattr(bulk_walk, "WORTH", SOON)
+    monkeypatch.setattr(LogReader, "head", counted)
+    with opened(path) as store:
+        assert len(store) > 300
+    assert set(asked) <= {b"batpak:store"}
+
+
+def test_where_odd_records_are_frequent_no_byte_is_tried_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    with Store.open(path, files=DISK, durability=Durability.OS) as store:
+        for i in range(3000):
+            store.append(place(i), {"n": i}, kind=NOTED)
+            if i % 70 == 0:
+                store.erase([len(store) - 1], reason="asked for")
+    for file in path.rglob("*.idx"):
+        file.unlink()
+    (segment,) = segments(path)
+    size = len(segment.read_bytes().rstrip(b"\0"))
+    tried = 0
+    check_run = bulk_check.check_run
+
+    def counted(window: bytes, *args: Any, **options: Any) -> Any:
+        nonlocal tried
+        tried += len(window.rstrip(b"\0"))
+        return check_run(window, *args, **options)
+
+    monkeypatch.setattr(bulk_walk, "WORTH", SOON)
+    monkeypatch.setattr(bulk_check, "check_run", counted)
+    monkeypatch.setattr(verify, "check_run", counted)
+    with opened(path, segment_max_bytes=1 << 26) as store:
+        assert size / 2 < tried < 4 * size
+        tried = 0
+        assert store.verify("chain").ok
+        assert size / 2 < tried < 4 * size

@@ -30,6 +30,7 @@ from batpak.errors import (
     JournalPoisoned,
     NoSpace,
 )
+from batpak.index.growing import GrowingPart
 from batpak.journal.record import RECORD_HEADER_SIZE
 from batpak.journal.writer import MAX_CLOCK
 from tests.support.writing import ALICE, BOB, NOTE, held, opened, sync_has_begun
@@ -220,6 +221,54 @@ def test_what_is_in_doubt_after_a_shared_write_is_said_of_each(tmp_path: Path) -
             files.refuse("pwrite", FIRST, errno.EIO)
             files.refuse("truncate", FIRST, errno.EIO)
         assert outcomes([*futures, last]) == [Indeterminate] * 4 + [JournalPoisoned]
+
+
+class Broken(RuntimeError):
+    """What a caller's own code may raise."""
+
+
+def test_a_clock_that_fails_is_told_to_those_whose_commits_were_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    fails = -1
+
+    def clock() -> int:
+        nonlocal fails
+        fails -= 1
+        if fails == 0:
+            raise Broken
+        return 1_700_000_000_000_000
+
+    with opened(path, clock=FunctionClock(clock)) as (store, files):
+        with lined_up(store, files):
+            # Committed alone, and before the write that two and three share.
+            first = put(store, 0, key=b"k" * 16)
+            futures = [put(store, 1), put(store, 2), put(store, 3, key=b"l" * 16)]
+            fails = 2
+        assert outcomes([first, *futures]) == [2, 3, 4, 5]
+    assert stored(path) == [0, 1, 2, 3]
+
+
+def test_what_stands_when_a_shared_write_is_broken_off_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory ends after the write: all of them stand, and each hears of its own event."""
+    path = tmp_path / "journal"
+    add, calls = GrowingPart.add, 0
+
+    def no_memory(self: GrowingPart, *event: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        add(self, *event)
+
+    with opened(path) as (store, files):
+        with lined_up(store, files):
+            futures = [put(store, n) for n in range(5)]
+            monkeypatch.setattr(GrowingPart, "add", no_memory)
+        assert outcomes(futures) == [2, 3, 4, 5, 6]
+        assert [store.at(future.result().sequence).value for future in futures] == list(range(5))
+    assert stored(path) == list(range(5))
 
 
 @pytest.mark.parametrize("whole", [0, 1, 3, 5])

@@ -6,6 +6,7 @@ never an answer.
 
 from __future__ import annotations
 
+import dis
 import errno
 import logging
 import os
@@ -29,6 +30,7 @@ from batpak.event import hlc_of_id, id_of_hlc
 from batpak.files import REAL
 from batpak.index.keytable import capacity_for, slots_of
 from batpak.index.mapped import MappedPart
+from batpak.index.parts import Index
 from batpak.journal.keyfile import KEY_HEADER_SIZE, KeyHeader
 from tests.support.effort import draws, sample
 from tests.support.faulty_files import DISK, RecordingFiles
@@ -642,3 +644,32 @@ def test_the_helper_writes_what_a_reader_calls_keyed(tmp_path: Path) -> None:
         assert event.event_id.bytes == MISSING[0] == prepared(MISSING[0]).key
         assert event.coordinate == COORDINATE
         assert store.verify().ok
+
+
+def test_ctrl_c_on_the_way_into_filling_the_table_leaves_it_to_others(tmp_path: Path) -> None:
+    """It comes on the return from taking the lock: nobody, a close least of all, waits for ever."""
+    code = Index._caught_up.__code__
+    steps = list(dis.get_instructions(code))
+    loaded = next(i for i, one in enumerate(steps) if one.argval == "acquire")
+    called = next(i for i in range(loaded, len(steps)) if steps[i].opname.startswith("CALL"))
+    arrives = steps[called + 1].offset
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code is not code:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_lasti == arrives:
+            raise KeyboardInterrupt
+        return trace
+
+    store = Store.open(tmp_path / "journal", files=DISK)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            append_keyed(store, [b"k" * 16])
+    finally:
+        sys.settrace(before)
+    append_keyed(store, [b"l" * 16])
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.close).result(30)

@@ -36,7 +36,6 @@ from batpak.journal.record import (
     VERSION,
     Chain,
 )
-from batpak.kinds import SYSTEM_ERASURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
     Marks = NDArray[np.bool_]
 
-__all__ = ["KNOWN_FLAGS", "Heads", "Past", "Run", "Seal", "check_run", "foreign_places"]
+__all__ = ["KNOWN_FLAGS", "Heads", "Pace", "Past", "Run", "Seal", "check_run", "foreign_places"]
 
 KNOWN_FLAGS: Final = 0x1FF
 """Every flag that a row may have."""
@@ -77,6 +76,12 @@ _HEADER_WORDS: Final = np.arange(RECORD_HEADER_SIZE // _WORD)
 _ROW_WORDS: Final = np.arange(ROW_SIZE // _WORD)
 _MAGIC: Final = int.from_bytes(MAGIC, "little")
 _MAX_OFFSET: Final = 1 << 32
+_MIN_WINDOW: Final = 1 << 15
+_MAX_WINDOW: Final = 1 << 20
+_FEW: Final = 64
+"""A try that accepts fewer records than these does not pay."""
+_MANY: Final = 256
+"""Most records that are looked at one by one between two tries."""
 _lengths: Final = struct.Struct("<II").unpack_from
 """Of a record header from its byte 8 on: head_len, body_len."""
 _crc32 = zlib.crc32
@@ -176,6 +181,32 @@ class _Rows:
     envelope_end: Numbers
 
 
+@dataclass(slots=True)
+class Pace:
+    """How much is tried at once, and how many records are looked at closely between two tries.
+
+    A try costs what its window has in it, whatever comes of it.
+    """
+
+    window: int = _MAX_WINDOW
+    """Bytes of the next try; what is read of them should stay in a cache."""
+    closely: int = 0
+    """How many records are looked at one by one before it."""
+    _step: int = 1
+
+    def tried(self, run: Run | None, used: int) -> None:
+        """Told what became of a try, and how many bytes the accepted records have."""
+        if run is not None and run.is_whole:
+            self.window = min(2 * self.window, _MAX_WINDOW)
+            return
+        # Where ordinary records are rare, a try costs more than it brings.
+        pays = run is not None and run.records >= _FEW
+        self._step = 1 if pays else min(2 * self._step, _MANY)
+        self.closely = self._step
+        wanted = 2 * self.window if run is None else 2 * used
+        self.window = min(max(wanted, _MIN_WINDOW), _MAX_WINDOW)
+
+
 def check_run(
     window: bytes,
     chain: Chain,
@@ -188,14 +219,15 @@ def check_run(
     are_extensions: Callable[[bytes], bool],
     within: bool = False,
     eager: bool = False,
+    odd_kind: int | None = None,
 ) -> Run | None:
     """Accept the records at the beginning of `window` with which nothing at all is wrong.
 
     `window`: bytes of a segment from `chain.offset` on; `end`: exclusive sequence bound at
     which records may begin no more, and with `within` beyond which none may end. `full`
     looks at payload sections too; with `eager` only records that readers may see before
-    they are durable are ordinary. Changes `past` by what was accepted only. None when the
-    first record is not ordinary, or not whole.
+    they are durable are ordinary; events of `odd_kind` never are. Changes `past` by what was
+    accepted only. None when the first record is not ordinary, or not whole.
     """
     if chain.offset + len(window) > _MAX_OFFSET or chain.sequence >= end:
         return None
@@ -222,6 +254,8 @@ def check_run(
     rows = _cut(rows, kept)
     digests = _event_hashes(window, rows)
     wrong = _judge_rows(rows, chain, headers["epoch"], past)
+    if odd_kind is not None:
+        wrong |= rows.fields["kind"] == odd_kind
     if full:
         wrong |= _differs(rows.fields["content_hash"], _content_hashes(window, rows))
     wrong |= _judge_extensions(window, rows, are_extensions)
@@ -492,7 +526,6 @@ def _judge_rows(rows: _Rows, chain: Chain, epochs: Any, past: Past) -> Marks:
     )
     wrong |= fields["row_version"] != ROW_VERSION
     wrong |= fields["reserved"] != 0
-    wrong |= fields["kind"] == SYSTEM_ERASURE.raw
     wrong |= fields["flags"] > KNOWN_FLAGS
     wrong |= (entity_len == 0) | (entity_len > MAX_NAME_BYTES)
     wrong |= (scope_len == 0) | (scope_len > MAX_NAME_BYTES)

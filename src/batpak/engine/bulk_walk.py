@@ -20,18 +20,15 @@ from batpak.journal.recovery import Taken, Witness
 from batpak.journal.writer import Head
 
 if TYPE_CHECKING:
-    from batpak.engine.bulk_check import Past, Seal
+    from batpak.engine.bulk_check import Pace, Past, Seal
 
 __all__ = ["WORTH", "BulkWalk"]
 
 WORTH = 4 << 20
 """Bytes of records from which on loading NumPy costs less than looking at each by itself."""
 _PAGE: Final = 4096
-_WINDOW: Final = 1 << 20
-_FEW: Final = 64
-"""An attempt that accepts fewer records than these does not pay."""
-_MANY: Final = 256
-"""Most records that are left to be looked at one by one between two attempts."""
+_LATER: Final = 256
+"""How many records are looked at one by one before it is asked again whether there are many."""
 _NO_END: Final = (1 << 63) - 1
 
 
@@ -62,10 +59,9 @@ class BulkWalk:
         self._heads = heads
         self._cold_head = cold_head
         self._eager = eager
-        self._tools: tuple[Seal, Past] | None = None
+        self._tools: tuple[Seal, Past, _Streams, Pace] | None = None
         self._wait = 0
         """How many records are to be looked at one by one before the next attempt."""
-        self._step = 1
         self._goes_on = False
         """Whether all was ordinary so far, so that what follows may be, however little it is."""
 
@@ -79,24 +75,24 @@ class BulkWalk:
             return None
         is_below = chain.sequence < durable
         if not self._goes_on and not self._is_worth_it(chain):
-            self._wait = _MANY
+            self._wait = _LATER
             return None
         from batpak.engine.bulk_check import check_run
 
-        seal, past = self._tools = self._tools or self._begun()
-        # Of a stream that is not known its first event here can't be checked.
+        seal, past, streams, pace = self._tools = self._tools or self._begun()
+        # Of a stream that is not known its first event here can't be checked; below D nobody
+        # asks for it.
         past.after_gap = is_below or self._eager
-        window = self._read(chain.offset, max(min(_WINDOW, self.size - chain.offset), 0))
+        streams.asks = not is_below
+        window = self._read(chain.offset, max(min(pace.window, self.size - chain.offset), 0))
         run = check_run(
             window, chain, min(durable, _NO_END) if is_below else _NO_END, seal, past,
             full=not is_below, within=is_below, eager=self._eager and not is_below,
             is_name=_any, are_extensions=_any,
         )  # fmt: skip
         self._goes_on = run is not None and run.is_whole
-        if not self._goes_on:
-            pays = run is not None and run.records >= _FEW
-            self._step = 1 if pays else min(2 * self._step, _MANY)
-            self._wait = self._step
+        pace.tried(run, 0 if run is None else run.chain.offset - chain.offset)
+        self._wait, pace.closely = pace.closely, 0
         if run is None:
             return None
         self.growing.extend(chain.sequence, run.columns(), run.clocks)
@@ -115,10 +111,11 @@ class BulkWalk:
         last = max(far - _PAGE, chain.offset)
         return self.size > far and bool(self._read(last, _PAGE).strip(b"\0"))
 
-    def _begun(self) -> tuple[Seal, Past]:
-        from batpak.engine.bulk_check import Past, Seal
+    def _begun(self) -> tuple[Seal, Past, _Streams, Pace]:
+        from batpak.engine.bulk_check import Pace, Past, Seal
 
-        return Seal(self._salt_state), Past(_Streams(self._heads, self._cold_head))
+        streams = _Streams(self._heads, self._cold_head)
+        return Seal(self._salt_state), Past(streams), streams, Pace()
 
 
 class _Streams:
@@ -129,10 +126,12 @@ class _Streams:
     ) -> None:
         self._known = known
         self._cold_head = cold_head
+        self.asks = True
+        """Whether older segments are asked at all: that is a search in each of them."""
 
     def get(self, entity: bytes, /) -> Head | None:
         found = self._known.get(entity)
-        if found is not None or self._cold_head is None:
+        if found is not None or self._cold_head is None or not self.asks:
             return found
         try:
             return self._cold_head(entity)

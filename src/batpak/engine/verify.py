@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from batpak import canonical
 from batpak.coordinate import Coordinate
-from batpak.engine.bulk_check import KNOWN_FLAGS, Past, Run, Seal, check_run, foreign_places
+from batpak.engine.bulk_check import KNOWN_FLAGS, Pace, Past, Run, Seal, check_run, foreign_places
 from batpak.engine.checkpoints import StoredCheckpoint, checkpoints_of
 from batpak.engine.erasing import is_erasure
 from batpak.engine.reading import LogReader
@@ -78,12 +78,6 @@ if TYPE_CHECKING:
 
 __all__ = ["verify_journal"]
 
-_WINDOW = 1 << 20
-"""Bytes that are checked in bulk at once; what is read of them should stay in a cache."""
-_MANY = 256
-"""Most records that are looked at one by one between two attempts in bulk."""
-_FEW = 64
-"""An attempt that accepts fewer records than these does not pay."""
 _ERASURE = SYSTEM_ERASURE.raw
 _RESERVED = RESERVED_ENTITY_PREFIX.encode()
 
@@ -103,8 +97,7 @@ class _State:
     epoch: int = 0
     past: Past = field(default_factory=Past)
     last_hash: bytes = NO_HASH
-    closely: int = 1
-    """How many records are looked at one by one before the next are checked in bulk."""
+    pace: Pace = field(default_factory=Pace)
     foreign: dict[bytes, tuple[int, str]] = field(default_factory=dict[bytes, tuple[int, str]])
     """Ids that do not carry their HLC, their event and its file; the others differ by it."""
     salt: bytes = b""
@@ -343,11 +336,11 @@ def _check_records(
         )  # fmt: skip
     read, begun = reader.read, state.done
     end = min(state.bound, successor) if successor is not None else state.bound
-    seal, closely = Seal(salt_state), 0
+    seal, pace = Seal(salt_state), state.pace
+    pace.closely = 0
     while True:
-        if not closely:
+        if not pace.closely:
             chain = _check_ordinary_records(layout, reader, size, chain, seal, end, begun, state)
-            closely = state.closely
         # What was left is damaged, unusual or behind the end.
         record = read_record(read, size, chain, salt_state)
         if isinstance(record, Invalid):
@@ -361,7 +354,7 @@ def _check_records(
         if record.rows and record.header.base_sequence >= state.bound:
             break
         _check_record(layout, reader, record, salt_state, state)
-        closely -= 1
+        pace.closely = max(pace.closely - 1, 0)
         chain = record.chain
         state.sequence = chain.sequence
     state.done = begun + size
@@ -382,15 +375,17 @@ def _check_ordinary_records(
     """Check records in bulk for as long as nothing at all is wrong with them.
 
     `read_record` and `_check_record` look closely at the record that this stops before,
-    and at the next `state.closely` ones: an attempt costs as much as a few of them.
+    and at as many more as `state.pace` says.
     """
-    report = state.report
+    report, pace = state.report, state.pace
     while chain.sequence < end and size - chain.offset >= RECORD_HEADER_SIZE:
-        window = reader.read(chain.offset, min(_WINDOW, size - chain.offset))
+        window = reader.read(chain.offset, min(pace.window, size - chain.offset))
         run = check_run(
             window, chain, end, seal, state.past,
             full=state.full, is_name=_is_name, are_extensions=_are_extensions,
+            odd_kind=_ERASURE,
         )  # fmt: skip
+        pace.tried(run, 0 if run is None else run.chain.offset - chain.offset)
         if run is not None:
             _take_in(layout, reader.path, chain.sequence, run, state)
             chain = run.chain
@@ -400,9 +395,6 @@ def _check_ordinary_records(
         if state.progress is not None:
             state.progress(begun + chain.offset, state.total)
         if run is None or not run.is_whole:
-            # Where ordinary records are rare, an attempt costs more than it brings.
-            is_worth_it = run is not None and run.records >= _FEW
-            state.closely = 1 if is_worth_it else min(2 * state.closely, _MANY)
             break
     return chain
 

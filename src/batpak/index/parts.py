@@ -69,8 +69,10 @@ class Index:
         # A thread that maps a sidecar must not undo the rotation of another one.
         self._changing = threading.Lock()
         self._load_keys = load_keys
-        self.keys_lock = threading.Lock()
+        self.keys_lock = threading.RLock()
         """Held by whoever fills or saves the key table; look-ups need no lock."""
+        self._filling = 0
+        """Which thread fills the table because it was asked something."""
         self.keys: Keys | None = None
         """None until somebody asked for a foreign id."""
         self.keys_saved = 0
@@ -177,12 +179,23 @@ class Index:
 
     def _caught_up(self) -> Keys:
         """The key table with all that it can take, unless somebody is filling it just now."""
-        if not self.keys_lock.acquire(blocking=False):
+        me = threading.get_ident()
+        if self._filling == me:
+            # A log handler that asks the journal something while the table is loaded.
             return self.keys or _NO_KEYS
         try:
+            if not self.keys_lock.acquire(blocking=False):
+                return self.keys or _NO_KEYS
+            self._filling = me
             return self.fill_keys()
         finally:
-            self.keys_lock.release()
+            # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
+            if self._filling == me:
+                self._filling = 0
+            try:
+                self.keys_lock.release()
+            except RuntimeError:
+                pass
 
     def fill_keys(self, *, last: bool = False) -> Keys:
         """Take the parts into the key table; the caller holds `keys_lock`.

@@ -497,6 +497,8 @@ class Writer:
 
     def _commit_alone(self, request: Request) -> None:
         events = request.events
+        if request.is_written:
+            return
         try:
             if len(events) == 1:
                 request.committed = (self.commit_one(events[0], request, request.guard),)
@@ -513,8 +515,10 @@ class Writer:
             if len(requests) > 1:
                 try:
                     done = self._commit_run(requests)
-                except BatpakError:
-                    # Nothing of it stands, or that is in doubt: each meets it for itself.
+                except Exception:  # noqa: BLE001  # met again, by those whom it concerns
+                    # Nothing of it stands, or all, or that is in doubt.
+                    if self._writing:
+                        self._look_back()
                     for request in requests:
                         self._commit_alone(request)
                     return
@@ -526,12 +530,14 @@ class Writer:
     def _commit_run(self, requests: Sequence[Request]) -> int:
         """Write the first of these with one write, a record for each; how many, or 0.
 
-        It ends before what a commit alone has to meet: a full segment, a stream that is
-        at its end, more bytes than one write should have.
+        None of them is written yet. It ends before what a commit alone has to meet: a full
+        segment, a stream that is at its end, more bytes than one write should have.
         """
         log = self._log
         if self._ended or self._writing or log.end >= self._segment_max_bytes:
             log = self._ready()
+            if any(request.is_written for request in requests):
+                return 0
         segment, first, last_crc = log.segment, log.sequence, log.prev_crc
         end, sequence, hlc = log.end, first, log.hlc
         most = min(self._segment_max_bytes, end + _MOST_IN_A_WRITE)
@@ -628,6 +634,8 @@ class Writer:
         log = self._log
         if self._ended or self._writing or log.end >= self._segment_max_bytes:
             log = self._ready()
+            if request is not None and request.is_written:
+                return list(request.committed)
 
         # 2. Keys before conditions, so that a retry succeeds. 3. Conditions.
         if events[0].key is not None:
@@ -686,9 +694,9 @@ class Writer:
             self._durable.sequence, self.epoch, len(committed), self._flags,
         )  # fmt: skip
         after = end + len(record)
-        self._in_flight = () if request is None else (request,)
         if request is not None:
             request.committed = committed
+        self._in_flight = () if request is None else (request,)
 
         self._write(segment, record, end, after)
 
@@ -716,6 +724,8 @@ class Writer:
             log = self._log
             if self._ended or self._writing or log.end >= self._segment_max_bytes:
                 log = self._ready()
+                if request is not None and request.is_written:
+                    return request.committed[0]
 
             segment, end, sequence = log.segment, log.end, log.sequence
             coordinate, event_id, correlation = event.coordinate, event.key, event.correlation_id
@@ -766,9 +776,9 @@ class Writer:
             )  # fmt: skip
             after = end + len(record)
             committed = sequence, event_id, hlc, clock, event_hash, previous
-            self._in_flight = () if request is None else (request,)
             if request is not None:
                 request.committed = (committed,)
+            self._in_flight = () if request is None else (request,)
 
             if after > segment.allocated:
                 self._allocate(segment, after)
