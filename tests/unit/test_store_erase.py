@@ -267,8 +267,9 @@ def test_events_that_are_not_there_are_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize("what", ["player", b"player", {1: 2}, 1.5, [True], ["1"], None])
 def test_what_names_no_event_is_refused(store: Store, what: object) -> None:
-    with pytest.raises(InvalidInput, match="takes a Region"):
+    with pytest.raises(InvalidInput, match="takes a Region") as refused:
         store.erase(what, reason="request 1")  # type: ignore[arg-type]  # ill-typed on purpose
+    assert refused.value.field == "what"
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 1025, "é" * 513, b"why", None, "\ud800"])

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from batpak import AppendReceipt, Denial, DenialReceipt, Durability, EventKind, Store
+from batpak import AppendReceipt, Denial, DenialReceipt, Durability, EventKind, Store, canonical
+from batpak.engine.system import LIFECYCLE
 from batpak.errors import InvalidInput, KeyNotInForce, StoreClosed
 from batpak.ids import EventId
+from batpak.journal.writer import Prepared
+from batpak.kinds import SYSTEM_KEY_ADDED
 from batpak.receipt import Invalid, Reason, ReceiptKey, Signed, UnsignedAccepted
 from batpak.signing import SigningKey
 from tests.support.proofs import LATER, LOG, RECEIPTS, SAID, THIEF, WHERE, open_signed, say
@@ -208,11 +211,35 @@ def test_a_retired_key_counts_for_what_came_before_and_never_again(tmp_path: Pat
         assert span.as_receipt_key == ReceiptKey(LATER.public_key, span.since, span.until)
         with pytest.raises(InvalidInput, match="already"):
             store.retire_key(LATER.key_id)
-    with pytest.raises(InvalidInput, match="retired"):
+    with pytest.raises(InvalidInput, match="retired") as refused:
         open_signed(path, signing_keys=(RECEIPTS, LATER))
+    assert (refused.value.field, refused.value.value) == ("signing_keys", LATER.key_id.hex())
     with open_signed(path) as store:
         assert store.verify_receipt(stolen) == Invalid(Reason.NOT_IN_FORCE)
         assert store.verify().ok
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"key_id": RECEIPTS.key_id, "algorithm": "ed25519", "public_key": RECEIPTS.public_key},
+        {"key_id": THIEF.key_id, "algorithm": "ed448", "public_key": THIEF.public_key},
+        {"key_id": THIEF.key_id, "public_key": THIEF.public_key},
+        {"key_id": LATER.key_id, "algorithm": "ed25519", "public_key": THIEF.public_key},
+        {"key_id": THIEF.key_id, "algorithm": "ed25519", "public_key": THIEF.public_key[:31]},
+        {"key_id": THIEF.key_id, "algorithm": "ed25519", "public_key": "x" * 32},
+        {"key_id": THIEF.key_id, "algorithm": "ed25519"},
+    ],
+    ids=["known", "algorithm", "no algorithm", "other key's id", "short", "text", "no key"],
+)
+def test_an_event_that_adds_no_key_this_version_can_read_changes_nothing(
+    tmp_path: Path, told: dict[str, Any]
+) -> None:
+    event = Prepared.of(LIFECYCLE, SYSTEM_KEY_ADDED.raw, 1, 0, canonical.encode(told))
+    with open_signed(tmp_path / "j") as store:
+        before = store.signing_keys()
+        store._writer.commit([event])
+        assert store.signing_keys() == before
 
 
 def test_events_from_before_a_key_can_not_be_signed(tmp_path: Path) -> None:

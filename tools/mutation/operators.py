@@ -288,6 +288,9 @@ class _Finder(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Attribute) and node.func.attr == "Struct":
             return  # a wrong format is an error at import, which proves nothing
+        if isinstance(node.func, ast.Name) and node.func.id == "cast":
+            self.visit(node.args[1])  # the type before it is for readers
+            return
         for keyword in node.keywords:
             # What an error says to people is prose; what programs read of it is not.
             if keyword.arg != "advice":
