@@ -72,7 +72,7 @@ def _budget(outcome: Outcome) -> str:
     if budget is None:
         return "–"
     if budget.rival:
-        return f"≥ {budget.bound:.1f} × {budget.rival}"
+        return f"≥ {budget.bound:g} × {budget.rival}"
     return f"{'≥' if scenario.better == 'higher' else '≤'} {_figure(budget.bound)} {scenario.unit}"
 
 

@@ -53,7 +53,7 @@ def test_what_is_absent_has_a_reason_and_no_figure_and_is_no_failure() -> None:
     assert report.failures([found]) == []
     assert report.absences([found, found]) == ["Rust: absent: there is no cargo on the path"]
     (row,) = report.rows([found])
-    assert row[3:] == ("Rust: absent", "–", "≥ 2.0 × Rust", "–")
+    assert row[3:] == ("Rust: absent", "–", "≥ 2 × Rust", "–")
     assert found.met() is None
     entry = report.document([found], {}, {})["scenarios"][0]["contenders"][1]
     assert (entry["values"], entry["median"], entry["absent"]) == ([], None, True)
