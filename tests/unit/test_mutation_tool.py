@@ -161,8 +161,8 @@ def test_of_many_cases_of_a_costly_test_some_from_all_over_are_run() -> None:
 
 
 def test_a_test_is_given_far_more_time_than_it_takes() -> None:
-    assert Covering({"seconds": {"a": 0.1, "b": 5.0}, "lines": {}}).bound("a") == 20
-    assert Covering({"seconds": {"a": 0.1, "b": 5.0}, "lines": {}}).bound("b") == 100
+    covering = Covering({"seconds": {"a": 0.1, "b": 3.0, "c": 50.0}, "lines": {}})
+    assert [covering.bound(test) for test in "abc"] == [20, 60, 260]
 
 
 def test_the_score_counts_survivors_whether_they_are_explained_or_not() -> None:
