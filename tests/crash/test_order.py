@@ -27,6 +27,7 @@ from tests.support.faulty_files import (
     Operation,
     RecordingFiles,
 )
+from tests.support.proofs import LOG
 
 SMALL: dict[str, Any] = {"segment_max_bytes": 4096, "preallocate": 8192}
 
@@ -104,6 +105,21 @@ def test_a_rewritten_segment_is_on_the_disk_before_it_has_its_name(tmp_path: Pat
         written = max(i for i, one in enumerate(done) if one[:2] == ("pwrite", temporary))
         assert written < done.index(("sync_file", temporary, "")) < named
         assert "sync_directory" in [name for name, path, _ in done[named:] if path in segment]
+
+
+def test_an_opening_makes_the_names_of_checkpoints_durable(tmp_path: Path) -> None:
+    """Its predecessor may have been killed between the rename and the sync."""
+    path = tmp_path / "journal"
+    with Store.open(path, files=DISK, checkpoint_key=LOG) as store:
+        store.checkpoint()
+    (path / "checkpoints" / "begun.tmp").write_text("half")
+    files = RecordingFiles()
+    with Store.open(path, files=files):
+        assert not (path / "checkpoints" / "begun.tmp").exists()
+        opening = list(files.operations)
+    of_folder = [o.name for o in opening if o.path.startswith(str(path / "checkpoints"))]
+    assert "unlink" in of_folder
+    assert "sync_directory" in of_folder[of_folder.index("unlink") :]
 
 
 # --- planted bugs ------------------------------------------------------------------

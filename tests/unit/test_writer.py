@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from batpak import Coordinate, Durability, EventId, EventKind, Item, Region, Store
+from batpak.clock import MAX_US
 from batpak.config import StoreConfig
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.errors import (
@@ -23,6 +24,7 @@ from batpak.errors import (
     EntityClockOverflow,
     ExpectationFailed,
     InvalidInput,
+    JournalCorrupt,
     JournalPoisoned,
     NoSpace,
     StorageFailed,
@@ -147,6 +149,26 @@ def test_a_stream_that_is_full_takes_no_event_and_others_do(tmp_path: Path, toge
         assert append(store, BOB) == 0
     with Store.open(tmp_path) as store, pytest.raises(EntityClockOverflow):
         append(store, ALICE)
+
+
+def test_a_journal_whose_clock_is_used_up_is_refused_to_writers(tmp_path: Path) -> None:
+    """A hybrid clock after the year 9999: no later event could have a greater one."""
+    last = MAX_US // 1000
+    for milliseconds in (last, last + 1, (1 << 48) - 1):
+        path = tmp_path / str(milliseconds)
+        forged(path, hlc=milliseconds << 16)
+        if milliseconds == last:
+            with Store.open(path) as store:
+                assert store.append(BOB, 1, kind=NOTE).hlc > last << 16
+            continue
+        before = (path / "segments" / FIRST).read_bytes()
+        with pytest.raises(JournalCorrupt, match="after the year 9999") as caught:
+            Store.open(path)
+        assert (caught.value.reason, caught.value.sequence) == ("hlc", 0)
+        assert caught.value.offset == len(before)
+        assert (path / "segments" / FIRST).read_bytes() == before
+        with Store.open(path, mode="r") as reader:
+            assert len(reader) == 1
 
 
 def test_a_commit_leaves_room_for_a_later_erasures_table() -> None:
