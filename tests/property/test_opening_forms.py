@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from batpak import Coordinate, Durability, Event, EventId, EventKind, Item, Region, Store
 from batpak.engine import bulk_check, bulk_walk, verify
+from batpak.engine.following import Follower
 from batpak.engine.reading import LogReader
 from batpak.engine.report import OpenReport
 from batpak.errors import BatpakError
@@ -289,6 +290,33 @@ def test_a_follower_sees_the_same_at_every_step(tmp_path: Path, durability: Dura
         assert len(list(path.glob("segments/*.seg"))) > 1
     for reader in readers:
         reader.close()
+
+
+@pytest.mark.parametrize("then", [SOON, NEVER])
+def test_a_refresh_that_was_cut_short_is_simply_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: int
+) -> None:
+    """Ctrl-C comes when many events are in the index, and before they are shown."""
+    path = tmp_path / "journal"
+    moved = Follower._moved
+
+    def interrupted(self: Follower, chain: Any, last: Any) -> None:
+        if chain.sequence < self.bound + 20:
+            return moved(self, chain, last)
+        monkeypatch.setattr(Follower, "_moved", moved)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bulk_walk, "WORTH", SOON)
+    monkeypatch.setattr(bulk_walk, "_LATER", 1)
+    with opened(path, segment_max_bytes=1 << 20) as store, Store.open(path, mode="r") as reader:
+        fill(store, 0, 90)
+        monkeypatch.setattr(Follower, "_moved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reader.refresh()
+        monkeypatch.setattr(bulk_walk, "WORTH", then)
+        fill(store, 90, 20)
+        assert reader.refresh() == len(store)
+        assert everything(reader) == everything(store)
 
 
 def test_what_is_neither_durable_nor_for_all_to_see_is_not_taken_by_a_reader(
