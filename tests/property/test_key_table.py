@@ -382,7 +382,7 @@ def test_a_look_up_waits_for_nobody_who_fills_the_table() -> None:
     for event_id in ids:
         journal.add(event_id)
         journal.rotate()
-    with journal.index.keys_lock:
+    with journal.index.keys_held():
         journal.check(ids)
         assert journal.index.keys is None
     journal.check(ids)

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -673,3 +674,34 @@ def test_ctrl_c_on_the_way_into_filling_the_table_leaves_it_to_others(tmp_path: 
     append_keyed(store, [b"l" * 16])
     with ThreadPoolExecutor(1) as pool:
         pool.submit(store.close).result(30)
+
+
+def test_a_log_handler_may_append_under_a_key_while_the_table_is_loaded(tmp_path: Path) -> None:
+    """The record comes while the table is made: its handler must not wait for that."""
+    path = tmp_path / "journal"
+    with Store.open(path, files=DISK) as store:
+        store.append(COORDINATE, 1, kind=EventKind(1, 7), key=b"k" * 16)
+    (path / "index").mkdir(exist_ok=True)
+    (path / "index" / "keys.tbl").write_bytes(b"no table")
+    told: list[int] = []
+
+    class Keeping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if getattr(record, "code", "") == "key-table-not-used" and len(told) < 5:
+                told.append(record.lineno)
+                store.append(COORDINATE, 2, kind=EventKind(1, 7), key=b"l" * 16)
+
+    logger, handler = logging.getLogger("batpak"), Keeping()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with Store.open(path, files=DISK) as store:
+            with ThreadPoolExecutor(1) as pool:
+                append = partial(store.append, COORDINATE, 3, kind=EventKind(1, 7), key=b"m" * 16)
+                assert pool.submit(append).result(30).sequence
+            assert [event.value for event in store.entity(COORDINATE.entity)] == [1, 2, 3]
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert len(told) == 1

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -72,7 +73,7 @@ class Index:
         self.keys_lock = threading.RLock()
         """Held by whoever fills or saves the key table; look-ups need no lock."""
         self._filling = 0
-        """Which thread fills the table because it was asked something."""
+        """Which thread has the lock, but for a moment: it must not fill the table within."""
         self.keys: Keys | None = None
         """None until somebody asked for a foreign id."""
         self.keys_saved = 0
@@ -177,11 +178,27 @@ class Index:
                 beside.append(slot.first + row)
         return _below(bound, table.find(event_id), beside)
 
+    @contextmanager
+    def keys_held(self) -> Generator[None]:
+        """Inside, nobody else fills or saves the key table, and look-ups wait for nobody."""
+        with self.keys_lock:
+            before, self._filling = self._filling, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._filling = before
+
+    def make_keys(self) -> None:
+        """Have the key table there, and wait for whoever is at it; not within `keys_held`."""
+        if self._filling != threading.get_ident():
+            with self.keys_held():
+                self.fill_keys()
+
     def _caught_up(self) -> Keys:
         """The key table with all that it can take, unless somebody is filling it just now."""
         me = threading.get_ident()
         if self._filling == me:
-            # A log handler that asks the journal something while the table is loaded.
+            # A log handler that asks the journal something while the table is loaded or saved.
             return self.keys or _NO_KEYS
         try:
             if not self.keys_lock.acquire(blocking=False):
