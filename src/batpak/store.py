@@ -621,7 +621,8 @@ class Store(Reading):
         self._preparer.renew(events)
         if events[0].key is not None and not self._keys_ready:
             # Once, and not under the append lock: a look-up by key finds its table there.
-            self._reader.index.make_keys()
+            with self._reader.index.keys_lock:
+                self._reader.index.fill_keys()
             self._keys_ready = True
         guard = None
         if expect is not None or unless is not None:

@@ -104,7 +104,7 @@ def save_keys(
     journal stays in proportion to its ids. `closed`: the last part is final, too. Does
     nothing in a process that asked for no foreign id. Below the bound all is durable.
     """
-    with index.keys_held():
+    with index.keys_lock:
         if index.keys is None:
             return
         table, bound = index.fill_keys(last=closed)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -72,8 +71,8 @@ class Index:
         self._load_keys = load_keys
         self.keys_lock = threading.RLock()
         """Held by whoever fills or saves the key table; look-ups need no lock."""
-        self._filling = 0
-        """Which thread has the lock, but for a moment: it must not fill the table within."""
+        # guarded by keys_lock
+        self._is_filling = False
         self.keys: Keys | None = None
         """None until somebody asked for a foreign id."""
         self.keys_saved = 0
@@ -178,37 +177,14 @@ class Index:
                 beside.append(slot.first + row)
         return _below(bound, table.find(event_id), beside)
 
-    @contextmanager
-    def keys_held(self) -> Generator[None]:
-        """Inside, nobody else fills or saves the key table, and look-ups wait for nobody."""
-        with self.keys_lock:
-            before, self._filling = self._filling, threading.get_ident()
-            try:
-                yield
-            finally:
-                self._filling = before
-
-    def make_keys(self) -> None:
-        """Have the key table there, and wait for whoever is at it; not within `keys_held`."""
-        if self._filling != threading.get_ident():
-            with self.keys_held():
-                self.fill_keys()
-
     def _caught_up(self) -> Keys:
         """The key table with all that it can take, unless somebody is filling it just now."""
-        me = threading.get_ident()
-        if self._filling == me:
-            # A log handler that asks the journal something while the table is loaded or saved.
-            return self.keys or _NO_KEYS
         try:
             if not self.keys_lock.acquire(blocking=False):
                 return self.keys or _NO_KEYS
-            self._filling = me
             return self.fill_keys()
         finally:
             # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
-            if self._filling == me:
-                self._filling = 0
             try:
                 self.keys_lock.release()
             except RuntimeError:
@@ -219,15 +195,22 @@ class Index:
 
         `last`: the last part, too, which nobody may add to any more.
         """
-        keys = self.keys
-        if keys is None:
-            loaded = None if self._load_keys is None else self._load_keys(self)
-            keys = loaded or Keys(KeyTable.for_count(0), 0)
-        if not self._crowded:
-            slots = self.slots if last else self.slots[:-1]
-            keys = self._filled(keys, list(takewhile(_fits_a_slot, slots)))
-        self.keys = keys
-        return keys
+        if self._is_filling:
+            # A log handler that asks the journal something while the table is loaded.
+            return self.keys or _NO_KEYS
+        self._is_filling = True
+        try:
+            keys = self.keys
+            if keys is None:
+                loaded = None if self._load_keys is None else self._load_keys(self)
+                keys = loaded or Keys(KeyTable.for_count(0), 0)
+            if not self._crowded:
+                slots = self.slots if last else self.slots[:-1]
+                keys = self._filled(keys, list(takewhile(_fits_a_slot, slots)))
+            self.keys = keys
+            return keys
+        finally:
+            self._is_filling = False
 
     def _filled(self, keys: Keys, slots: list[Slot]) -> Keys:
         """The table with the foreign ids of these parts, which are all from the first on."""
