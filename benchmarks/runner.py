@@ -7,6 +7,7 @@ beside the figures, never as a figure.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,9 @@ class Runner:
         try:
             self._present(contender.name, series)
             directory, own = self._directory(scenario, contender, events)
+            # A copied fixture and what earlier measurements wrote: else the first sync of this
+            # one waits for it, and the figure is the disk's.
+            os.sync()
             try:
                 measured = self._child(
                     Job(

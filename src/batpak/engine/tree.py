@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -147,9 +147,9 @@ class Tree:
         pending: list[bytes] = []
         place = start // TILE_WIDTH
         for leaves in _by_tiles(event_hashes(self._reader, start, size)):
-            hashes = _leaf_hashes(leaves)
-            entries = encode_entries(entry for (entry,) in _each_entry(leaves))
-            self._write(Tile(ENTRIES, place, len(hashes)), entries)
+            entries = _entries_in(leaves)
+            hashes = _leaf_hashes(entries)
+            self._write(Tile(ENTRIES, place, len(hashes)), encode_entries(entries))
             self._write(Tile(0, place, len(hashes)), b"".join(hashes))
             if len(hashes) == TILE_WIDTH:
                 pending.append(complete_root(hashes))
@@ -262,10 +262,14 @@ class Tree:
 # --- hashing -------------------------------------------------------------------
 
 
-def _leaf_hashes(entries: bytes) -> list[bytes]:
-    """Leaf hashes of 32-byte entries that stand end to end."""
+def _entries_in(data: bytes) -> list[bytes]:
+    """The 32-byte entries that stand end to end."""
+    return [entry for (entry,) in _each_entry(data)]
+
+
+def _leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
     # A million of these are most of a checkpoint: no slicing, no call but the hash.
-    return [sha256(b"\x00" + entry).digest() for (entry,) in _each_entry(entries)]
+    return [sha256(b"\x00" + entry).digest() for entry in entries]
 
 
 class RunningRoot:
@@ -281,7 +285,7 @@ class RunningRoot:
     def add(self, entries: bytes) -> None:
         """Take in entries, 32 bytes each, end to end."""
         self.size += len(entries) // HASH_SIZE
-        self._leaves += _leaf_hashes(entries)
+        self._leaves += _leaf_hashes(_entries_in(entries))
         whole = len(self._leaves) - len(self._leaves) % TILE_WIDTH
         for at in range(0, whole, TILE_WIDTH):
             height, right = 8, complete_root(self._leaves[at : at + TILE_WIDTH])
@@ -307,7 +311,9 @@ def subtrees_of_log(reader: LogReader) -> Subtree:
         if level > 8:
             return node_hash(subtree(level - 1, 2 * index), subtree(level - 1, 2 * index + 1))
         low, high = index << level, (index + 1) << level
-        return complete_root(_leaf_hashes(b"".join(event_hashes(reader, low, high))))
+        return complete_root(
+            _leaf_hashes(_entries_in(b"".join(event_hashes(reader, low, high))))
+        )
 
     return subtree
 

@@ -241,8 +241,17 @@ class GrowingPart:
 
     def located(self, low: int, high: int) -> tuple[bytes, bytes]:
         """Event hashes, and row offsets as u32, of rows [low, high), end to end."""
-        places = [self.locate(i) for i in range(low, high)]
-        return b"".join(p[0] for p in places), array("I", [p[1] for p in places]).tobytes()
+        if high - low <= _FEW:
+            places = [self.locate(i) for i in range(low, high)]
+            return b"".join([p[0] for p in places]), array("I", [p[1] for p in places]).tobytes()
+        hashes: list[bytes] = []
+        offsets: list[bytes] = []
+        for chunk in range(low >> _CHUNK_BITS, ((high - 1) >> _CHUNK_BITS) + 1):
+            start = chunk << _CHUNK_BITS
+            entries = self._table(chunk)[max(low - start, 0) : high - start]
+            hashes.append(entries["event_hash"].tobytes())
+            offsets.append(entries["row_offset"].tobytes())
+        return b"".join(hashes), b"".join(offsets)
 
     def offsets(self, rows: Rows) -> tuple[list[int], list[int], list[int]]:
         """Offsets of row, metadata and envelope for each of `rows`."""
