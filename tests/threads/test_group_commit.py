@@ -11,11 +11,11 @@ HANG = 30
 """Seconds that bound a hang; nothing is measured by them."""
 
 
-class Leaving(Request):
+class Leaving(Request, eq=False):
     """Its thread runs out of patience just after another one saw it waiting."""
 
     thread: threading.Thread | None = None
-    gone = False
+    gone: bool = False
 
     @property
     def is_gone(self) -> bool:  # type: ignore[override]  # a field whose reading can be staged
@@ -43,8 +43,8 @@ def test_a_waiter_that_leaves_while_others_are_lined_up_behind_it_strands_none()
             assert all_wait.wait(HANG)
 
     group = GroupCommit(lambda _: None, sync_once)
-    requests = [Request((), n) for n in range(5)]
-    leaving = Leaving((), 2)
+    requests = [Request.below(n) for n in range(5)]
+    leaving = Leaving.below(2)
     # The first leads alone; the others wait, and the second leads them: of those whom it
     # has to wake, the one that leaves is first, and has the last one but one behind it.
     requests[2] = leaving

@@ -57,7 +57,7 @@ class Disk:
         self.durable = max(self.durable, written)
 
     def run(self, *events: str, bound: int = 0) -> Request:
-        request = Request(events, bound)
+        request = Request(events, bound, is_written=not events)
         self.group.run(request)
         return request
 

@@ -311,9 +311,7 @@ def subtrees_of_log(reader: LogReader) -> Subtree:
         if level > 8:
             return node_hash(subtree(level - 1, 2 * index), subtree(level - 1, 2 * index + 1))
         low, high = index << level, (index + 1) << level
-        return complete_root(
-            _leaf_hashes(_entries_in(b"".join(event_hashes(reader, low, high))))
-        )
+        return complete_root(_leaf_hashes(_entries_in(b"".join(event_hashes(reader, low, high)))))
 
     return subtree
 

@@ -23,44 +23,47 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from batpak.journal.background import gate, opened, passed
 
 __all__ = ["GroupCommit", "Request"]
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """What one thread waits for: `events` to be durable, or all below `bound`.
 
     `committed` is what the commit gave the events, once they are written; `error` why
     they are not, or why they are not known to be durable.
     """
 
-    __slots__ = (
-        "after", "bound", "committed", "error", "events", "gate", "guard", "has_left", "is_done",
-        "is_gone", "is_written",
-    )  # fmt: skip
+    events: Sequence[Any]
+    bound: int = 0
+    guard: Any = None
+    is_written: bool = False
+    """Where there are no events, from the beginning."""
+    committed: Sequence[Any] = ()
+    error: Exception | None = None
+    gate: Any = None
+    """A `threading.Lock`: where its thread sleeps."""
+    is_done: bool = False
+    is_gone: bool = False
+    """Nobody waits for it any more, so it can't lead, and waking it wakes nobody."""
+    after: Request | None = None
+    """Whose thread this one's has to wake when it leaves."""
+    has_left: bool = False
+    """Its thread has done all that it owes the others."""
 
-    def __init__(self, events: Sequence[Any], bound: int = 0, guard: Any = None) -> None:
-        self.events = events
-        self.guard = guard
-        self.bound = bound
-        self.committed: Sequence[Any] = ()
-        self.error: Exception | None = None
-        self.gate: threading.Lock | None = None
-        self.is_written = not events
-        self.is_done = False
-        self.is_gone = False
-        """Nobody waits for it any more, so it can't lead, and waking it wakes nobody."""
-        self.after: Request | None = None
-        """Whose thread this one's has to wake when it leaves."""
-        self.has_left = False
-        """Its thread has done all that it owes the others."""
+    @classmethod
+    def below(cls, bound: int) -> Request:
+        """To wait for all below `bound`, which others write."""
+        return cls((), bound, None, True)
 
     def written_below(self, sequence: int) -> None:
         """Told after a write, or after a look at what an interrupted one left."""
         if self.committed and self.committed[-1][0] < sequence:
-            self.is_written = True
             self.bound = self.committed[-1][0] + 1
+            self.is_written = True
 
     def wake(self) -> None:
         """Let its thread look again, now or when it goes to sleep."""
@@ -160,6 +163,12 @@ class GroupCommit:
 
     def _lead(self, request: Request) -> None:
         """Gather, write, sync: one round for all who are here."""
+        if not (self._crowd or self._queue):
+            # Nobody is waited for, so nobody asks how long this takes; who comes now stays
+            # in the queue.
+            self._group = group = [request]
+            self._work(group)
+            return
         if self._crowd:
             self._gather(request)
         with self._mutex:
@@ -167,10 +176,6 @@ class GroupCommit:
             self._queue = []
         group = self._group
         self._crowd = len(group) - 1
-        if not self._crowd:
-            # Nobody will be waited for, so nobody asks how long this takes.
-            self._work(group)
-            return
         began = time.monotonic()
         self._work(group)
         self._took = time.monotonic() - began
@@ -216,6 +221,10 @@ class GroupCommit:
 
     def _hand_over(self, request: Request) -> None:
         """Holding the mutex: begin to wake those who are done, and one to lead the rest."""
+        if len(self._group) < 2 and not self._queue:
+            # No call among these, so Ctrl-C comes before them all or after; so below.
+            self._group, self._leader, self._gathering = [], None, None
+            return
         done: list[Request] = [request]
         left: list[Request] = []
         for one in self._group:
@@ -234,6 +243,5 @@ class GroupCommit:
         successor = left[0] if left else None
         if successor is not None:
             successor.wake()
-        # No call among these, so Ctrl-C comes before them all or after.
         self._group, self._queue, self._leader = [], left[1:], successor
         self._gathering = None

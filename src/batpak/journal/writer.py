@@ -470,7 +470,7 @@ class Writer:
         The request tells what became of the events, `error` included; nothing of that
         is raised, since events may be written and not be known to be durable.
         """
-        request = Request(events, guard=guard)
+        request = Request(events, 0, guard)
         self._group.run(request)
         return request
 
@@ -483,6 +483,9 @@ class Writer:
         with self._append_lock:
             if self._writing:
                 self._look_back()
+            if len(requests) == 1:
+                self._commit_alone(requests[0])
+                return
             plain: list[Request] = []
             for request in requests:
                 if request.is_written or request.error is not None:
@@ -496,9 +499,9 @@ class Writer:
             self._commit_plain(plain)
 
     def _commit_alone(self, request: Request) -> None:
-        events = request.events
-        if request.is_written:
+        if request.is_written or request.error is not None:
             return
+        events = request.events
         try:
             if len(events) == 1:
                 request.committed = (self.commit_one(events[0], request, request.guard),)
@@ -556,7 +559,8 @@ class Writer:
             clock, previous = fresh.get(entity) or warm.get(entity) or self._head(entity, first)
             if clock > MAX_CLOCK:
                 break
-            event_id = self._new_id(hlc)
+            low = next(self._randoms, None) or self._new_randoms()
+            event_id = _pack_id(hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF, low | (hlc & 0xF) << 58)
             correlation = event.correlation_id
             head = (
                 _pack_place(
@@ -602,8 +606,9 @@ class Writer:
             segment, end, sequence, last_crc, hlc - 1, places[-1][0], log.records + count,
             written[-1].committed[0][4], self.epoch,
         )  # fmt: skip
-        for request in written:
-            request.written_below(sequence)
+        for bound, request in enumerate(written, first + 1):
+            request.bound = bound
+            request.is_written = True
         self._writing = False
         return count
 
@@ -1110,7 +1115,7 @@ class Writer:
         """Return True once all below `bound` is durable; False when the time is over."""
         if self._durable.sequence >= bound:
             return True
-        request = Request((), bound)
+        request = Request.below(bound)
         if not self._group.run(request, timeout):
             return self._durable.sequence >= bound
         if request.error is not None:
