@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -108,6 +109,19 @@ class Past:
     """After a gap an entity's first event can't be checked against its predecessor."""
 
 
+@cache
+def _by_byte_of_offset() -> list[NDArray[np.uint32]]:
+    """For each of an offset's four low bytes, what each value of it does to a header's CRC."""
+    zero = _crc32(bytes(60))
+    return [
+        np.array(
+            [_crc32((b << 8 * k).to_bytes(8, "little") + bytes(52)) ^ zero for b in range(256)],
+            np.uint32,
+        )
+        for k in range(4)
+    ]
+
+
 class Seal:
     """What the checksums of one segment start from."""
 
@@ -116,19 +130,11 @@ class Seal:
         # CRC-32 is linear: that of `offset || header` differs from that of `header` alone,
         # which is needed for the head as well, by something that no header changes.
         self._base = _crc32(bytes(60), salt_state) ^ _crc32(bytes(52), salt_state)
-        zero = _crc32(bytes(60))
-        self._by_byte = [
-            np.array(
-                [_crc32((b << 8 * k).to_bytes(8, "little") + bytes(52)) ^ zero for b in range(256)],
-                np.uint32,
-            )
-            for k in range(4)
-        ]
 
     def placed(self, bare: NDArray[np.uint32], offsets: Numbers) -> NDArray[np.uint32]:
         """header_crc of headers at offsets below 2^32, given the CRC of their bytes 8 to 59."""
         crc = bare ^ np.uint32(self._base)
-        for k, table in enumerate(self._by_byte):
+        for k, table in enumerate(_by_byte_of_offset()):
             crc ^= table[(offsets >> 8 * k) & 0xFF]
         return crc
 
