@@ -63,10 +63,10 @@ class Run:
 
 
 def history(path: str, ledger: Ledger) -> None:
-    """Two sealed segments with sidecars, a third that grows, a cursor and a checkpoint."""
+    """A sealed segment with its sidecar, a second that grows, a cursor and a checkpoint."""
     with Store.open(path, files=DISK, **SMALL) as store:
         for i in range(6):
-            ledger.commit(store, f"player:{i % 2}", padding=1000)
+            ledger.commit(store, f"player:{i % 2}", padding=500)
         ledger.commit(store, "player:0", "player:1", "player:2")
     for folder in ("cursors", "checkpoints"):
         os.mkdir(os.path.join(path, folder))
@@ -169,7 +169,11 @@ def check_import(run: Run) -> None:
 
 
 def check_after(name: str, run: Run, *, must_be_there: bool, before: dict[str, bytes]) -> None:
-    check_journal(run.source, run.ledger)
+    if name in ("restore", "resume"):
+        # They know of the snapshot only, so there is nothing to be judged but that.
+        assert segment_bytes(run.source) == before
+    else:
+        check_journal(run.source, run.ledger)
     for segment, data in before.items():
         now = segment_bytes(run.source)[segment]
         assert now.startswith(data.rstrip(b"\0")), f"{segment} of the source was changed"
