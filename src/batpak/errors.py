@@ -375,9 +375,14 @@ class NetworkFilesystem(InvalidInput):
 
 
 class PlatformUnsupported(InvalidInput):
-    """This platform lacks what the call needs."""
+    """This platform lacks what the call needs.
+
+    `capability` names it (lock, pread, pwrite …), `reason` says how that was found.
+    """
 
     code = "platform-unsupported"
+    capability: str | None
+    reason: str | None
 
 
 class ProofInvalid(InvalidInput):

@@ -167,6 +167,8 @@ class RealFiles:
         except ImportError as error:
             raise PlatformUnsupported(
                 "this platform has no flock: journals can't be written here",
+                capability="lock",
+                reason="no-flock",
                 advice='open with mode="r" to read',
             ) from error
         try:

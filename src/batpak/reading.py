@@ -88,6 +88,18 @@ class Frontier:
     durable: Point
     visible: Point
     applied: Point
+    unsynced_age: float | None = None
+    """Seconds since the oldest event was written that is not durable; None if all are."""
+
+    @property
+    def emitted(self) -> Point:
+        """What readers are given: the same as visible."""
+        return self.visible
+
+    @property
+    def unsynced_visible(self) -> int:
+        """How many events readers see that a power cut could still take; 0 in SYNC."""
+        return self.visible.sequence - self.durable.sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,8 @@ class Stats:
     entities: int
     scopes: int
     kinds: Mapping[EventKind, int]
+    keyed_events: int
+    """Events under an idempotency key, imported ones among them: keys that are remembered."""
     first_time: datetime | None
     last_time: datetime | None
 
@@ -526,16 +540,73 @@ class Reading:
         signature; `denial`: it has to be a denial's. Reasons: `batpak.receipt.Reason`.
         Raises InvalidInput, JournalCorrupt.
         """
-        from batpak.proof.receipts import verify_receipt
-
         if not isinstance(receipt, AppendReceipt):
             raise InvalidInput("verify_receipt() takes a receipt", field="receipt", value=receipt)
-        bound = self._bound()
         is_ours = receipt.journal_id == self._identity.journal_id
-        found = self._reader.find_id(receipt.event_id.bytes, bound) if is_ours else None
+        found = self._reader.find_id(receipt.event_id.bytes, self._bound()) if is_ours else None
+        event = None if found is None else self._reader.summary(found)
+        return self._verdict(receipt, event, require_signed, denial)
+
+    def verify_receipt_fields(
+        self,
+        *,
+        event_id: EventId,
+        sequence: int,
+        content_hash: bytes,
+        extensions: Mapping[str, bytes] | None = None,
+        key_id: bytes | None = None,
+        signature: bytes | None = None,
+        require_signed: bool | None = None,
+        denial: bool = False,
+    ) -> Signed | UnsignedAccepted | Invalid:
+        """As `verify_receipt`, of a receipt that came as the plain fields of a wire.
+
+        `content_hash`: BLAKE3 of the payload's bytes, zeros once that is gone; `key_id` of 32
+        bytes (zeros or None for none) and `signature` of 64. What such a receipt leaves out is
+        taken from the event. Raises as `verify_receipt`, and KeyUnavailable where an encrypted
+        payload can't be read.
+        """
+        if not isinstance(event_id, EventId):
+            raise InvalidInput(
+                "event_id= takes an EventId",
+                field="event_id",
+                value=event_id,
+                advice="parse a text with EventId.parse",
+            )
+        if isinstance(sequence, bool) or not isinstance(sequence, int):
+            raise InvalidInput("sequence= takes a whole number", field="sequence", value=sequence)
+        for field, given, size in (
+            ("content_hash", content_hash, 32),
+            ("key_id", NO_HASH if key_id is None else key_id, 32),
+            ("signature", bytes(64) if signature is None else signature, 64),
+        ):
+            if not isinstance(given, bytes) or len(given) != size:
+                raise InvalidInput(f"{field}= takes {size} bytes", field=field, value=given)
+        found = self._reader.find_id(event_id.bytes, self._bound())
+        if found is None:
+            return Invalid(Reason.MISSING)
+        event = self._reader.at(found)
+        receipt = self._receipt_of(event).with_fields(
+            sequence,
+            # Any other commitment fails in the place where the content hash is looked at.
+            event.commitment if event.content_hash == content_hash else None,
+            extensions or {},
+            key_id,
+            signature,
+        )
+        return self._verdict(receipt, event, require_signed, denial)
+
+    def _verdict(
+        self,
+        receipt: AppendReceipt,
+        event: EventSummary | None,
+        require_signed: bool | None,
+        denial: bool,
+    ) -> Signed | UnsignedAccepted | Invalid:
+        from batpak.proof.receipts import verify_receipt
+
         row, metadata = None, b""
-        if found is not None:
-            event = self._reader.summary(found)
+        if event is not None:
             row, metadata = event.row_bytes, event.metadata_bytes
         is_signed = receipt.signature is not None
         keys = [span.as_receipt_key for span in self.signing_keys()] if is_signed else []
@@ -571,6 +642,7 @@ class Reading:
             len(entities),
             len(scopes),
             MappingProxyType(dict(sorted(kinds.items()))),
+            index.count_foreign(bound),
             self._reader.summary(0).time if bound else None,
             self._reader.summary(bound - 1).time if bound else None,
         )

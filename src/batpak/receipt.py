@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -153,11 +153,16 @@ class Signed:
     """
 
     key_id: bytes
+    is_valid: ClassVar[bool] = True
+    is_signed: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
 class UnsignedAccepted:
     """A receipt fits its event; nobody signed it, and no key was asked for."""
+
+    is_valid: ClassVar[bool] = True
+    is_signed: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,8 @@ class Invalid:
     """A receipt proves nothing."""
 
     reason: Reason
+    is_valid: ClassVar[bool] = False
+    is_signed: ClassVar[bool] = False
 
 
 class ReceiptKey(NamedTuple):
@@ -294,6 +301,24 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     def signed_with(self, key_id: bytes, signature: bytes) -> AppendReceipt:
         """A copy that carries a signature, and so says that the event is durable."""
         return msgspec.structs.replace(self, durable=True, key_id=key_id, signature=signature)
+
+    def with_fields(
+        self,
+        sequence: int,
+        commitment: bytes | None,
+        extensions: Mapping[str, bytes],
+        key_id: bytes | None,
+        signature: bytes | None,
+    ) -> AppendReceipt:
+        """A copy that claims this, to be judged; `commitment` None is one that nothing has."""
+        return msgspec.structs.replace(
+            self,
+            _place=(sequence, *self._place[1:]),
+            _content=self._content[:-32] + (commitment or bytes(32)),
+            _extensions=encode_extensions(extensions, reserved_allowed=True),
+            key_id=key_id,
+            signature=signature,
+        )
 
     def __ne__(self, other: object) -> bool:
         # The one that msgspec.Struct brings compares identity.

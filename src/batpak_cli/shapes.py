@@ -189,6 +189,7 @@ SHAPES = {
         "entities": "how many",
         "scopes": "how many",
         "kinds": "kind to number of events",
+        "keyed_events": "events under an idempotency key, imported ones among them",
         "first_time": "UTC, or null",
         "last_time": "UTC, or null",
     },
@@ -462,6 +463,7 @@ def stats(path: str, journal_id: object, origin: str, numbers: Stats) -> dict[st
         "entities": numbers.entities,
         "scopes": numbers.scopes,
         "kinds": {str(kind): number for kind, number in numbers.kinds.items()},
+        "keyed_events": numbers.keyed_events,
         "first_time": None if first is None else first.isoformat(timespec="microseconds"),
         "last_time": None if last is None else last.isoformat(timespec="microseconds"),
     }

@@ -270,6 +270,25 @@ def test_watermarks_never_go_back_and_keep_their_order(tmp_path: Path) -> None:
     assert seen[-1].durable.wall_ms == seen[-1].durable.hlc >> 16
 
 
+def test_the_frontier_says_what_a_power_cut_could_take_and_since_when(tmp_path: Path) -> None:
+    now = 1_700_000_000_000_000
+    with opened(tmp_path, durability=Durability.OS, clock=lambda: now) as (store, _):
+        store.sync()
+        all_safe = store.frontier()
+        assert (all_safe.unsynced_age, all_safe.unsynced_visible) == (None, 0)
+        assert all_safe.emitted == all_safe.visible
+        note(store, 1)
+        now += 2_500_000
+        note(store, 2)
+        now += 500_000
+        frontier = store.frontier()
+        assert (frontier.unsynced_age, frontier.unsynced_visible) == (3.0, 2)
+        now -= 60_000_000
+        assert store.frontier().unsynced_age == 0.0, "a clock that went back is no age"
+        store.sync()
+        assert store.frontier().unsynced_age is None
+
+
 # --- group commit ----------------------------------------------------------------
 
 

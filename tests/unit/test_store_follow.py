@@ -41,7 +41,7 @@ def test_a_reader_has_no_way_to_write() -> None:
         "get", "import_position", "journal_id", "latest", "open_report", "origin", "page", "path",
         "plan_compaction", "plan_erasure", "plan_shredding", "prove", "prove_consistency",
         "prove_range", "query", "refresh", "signing_keys", "snapshot", "stats",
-        "stored_checkpoint", "verify", "verify_receipt",
+        "stored_checkpoint", "verify", "verify_receipt", "verify_receipt_fields",
     }  # fmt: skip
 
 

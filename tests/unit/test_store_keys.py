@@ -56,6 +56,18 @@ def filled(path: Path, batches: list[list[bytes]], **options: Any) -> dict[bytes
     return where
 
 
+def test_keyed_events_are_counted(tmp_path: Path) -> None:
+    batches = [keys_of(30), keys_of(3, 100), keys_of(1, 200)]
+    filled(tmp_path / "j", batches)
+    with Store.open(tmp_path / "j", mode="r") as reader:
+        assert reader.stats().keyed_events == 34
+    with Store.open(tmp_path / "j") as store:
+        store.append(COORDINATE, 1, kind=EventKind(0xE, 1))
+        assert store.stats().keyed_events == 34
+        append_keyed(store, keys_of(2, 300))
+        assert store.stats().keyed_events == 36
+
+
 def table_file(path: Path) -> Path:
     return path / "index" / "keys.tbl"
 

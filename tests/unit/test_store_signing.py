@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from batpak import AppendReceipt, Denial, DenialReceipt, Durability, EventKind, Store, canonical
 from batpak.engine.system import LIFECYCLE
@@ -126,6 +127,74 @@ def test_each_lie_of_a_receipt_has_its_reason(tmp_path: Path, name: str) -> None
         signed = store.sign(say(store, 2)[1])
         assert store.verify_receipt(changed(signed, **fields)) == Invalid(reason)
         assert store.verify_receipt(signed) == Signed(RECEIPTS.key_id)
+
+
+def wire(receipt: AppendReceipt, payload: bytes, **others: Any) -> dict[str, Any]:
+    """A receipt as the plain fields that a wire carries."""
+    fields = {
+        "event_id": receipt.event_id,
+        "sequence": receipt.sequence,
+        "content_hash": blake3(payload).digest(),
+        "extensions": dict(receipt.extensions),
+        "key_id": receipt.key_id,
+        "signature": receipt.signature,
+    }
+    return {**fields, **others}
+
+
+WIRE_REASONS: dict[str, tuple[dict[str, Any], Reason]] = {
+    "an id that is not there": ({"event_id": EventId.from_bytes(b"x" * 16)}, Reason.MISSING),
+    "another sequence": ({"sequence": 0}, Reason.SEQUENCE),
+    "another content": ({"content_hash": bytes(32)}, Reason.CONTENT_HASH),
+    "an extension more": ({"extensions": {"acme.x": b""}}, Reason.EXTENSIONS),
+    "no signature": ({"signature": None}, Reason.NO_SIGNATURE),
+    "no key": ({"key_id": bytes(32)}, Reason.NO_KEY),
+    "an unknown key": ({"key_id": THIEF.key_id}, Reason.UNKNOWN_KEY),
+    "another signature": ({"signature": bytes(64)}, Reason.SIGNATURE),
+}
+
+
+def test_plain_fields_of_a_receipt_are_judged_like_it(tmp_path: Path) -> None:
+    with open_signed(tmp_path / "j") as store:
+        signed = store.sign(say(store, 2)[1])
+        payload = store.get(signed.event_id).raw
+        verdict = store.verify_receipt_fields(**wire(signed, payload))
+        assert verdict == Signed(RECEIPTS.key_id)
+        assert (verdict.is_valid, verdict.is_signed) == (True, True)
+        for name, (lie, reason) in WIRE_REASONS.items():
+            verdict = store.verify_receipt_fields(**wire(signed, payload, **lie))
+            assert verdict == Invalid(reason), name
+            assert (verdict.is_valid, verdict.is_signed) == (False, False)
+        unsigned = wire(signed, payload, key_id=bytes(32), signature=None)
+        verdict = store.verify_receipt_fields(**unsigned)
+        assert verdict == UnsignedAccepted()
+        assert (verdict.is_valid, verdict.is_signed) == (True, False)
+        refused = store.verify_receipt_fields(**unsigned, require_signed=True)
+        assert refused == Invalid(Reason.UNSIGNED)
+        denied = store.verify_receipt_fields(**wire(signed, payload), denial=True)
+        assert denied == Invalid(Reason.DENIAL_KIND)
+        # Erased, the payload's hash is zeros on every wire; the receipt is as good as before.
+        store.erase([signed.event_id], reason="asked for")
+        gone = wire(signed, payload, content_hash=bytes(32))
+        assert store.verify_receipt_fields(**gone) == Signed(RECEIPTS.key_id)
+        assert store.verify_receipt_fields(**wire(signed, payload)) == Invalid(Reason.CONTENT_HASH)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("event_id", "x"), ("sequence", True), ("sequence", "1"), ("content_hash", b"short"),
+        ("content_hash", None), ("key_id", b""), ("signature", bytes(63)), ("signature", "00"),
+    ],
+)  # fmt: skip
+def test_fields_that_no_receipt_can_have_are_refused(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    with open_signed(tmp_path / "j") as store:
+        fields = wire(say(store)[0], b"", **{field: value})
+        with pytest.raises(InvalidInput) as caught:
+            store.verify_receipt_fields(**fields)
+        assert caught.value.field == field
 
 
 def test_a_denial_is_asked_for_by_kind(tmp_path: Path) -> None:
