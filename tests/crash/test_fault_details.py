@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batpak import Coordinate, Durability, Store
+from batpak import Coordinate, Durability, Store, testing
 from batpak.errors import (
     BatpakError,
     Indeterminate,
@@ -80,7 +80,7 @@ def life(tmp_path: Path) -> Life:
 
 def test_the_recorder_stands_before_every_operation_of_the_protocol() -> None:
     methods = {name for name, _ in inspect.getmembers(Files, inspect.isfunction) if name[0] != "_"}
-    assert methods <= set(vars(RecordingFiles))
+    assert methods <= set(vars(testing.RecordingFiles))
 
 
 # --- poison ----------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from batpak.errors import NoSpace, StorageFailed, Unavailable
+from batpak import Store
+from batpak.errors import NoSpace, PlatformUnsupported, StorageFailed, Unavailable
 from batpak.files import (
     MAX_SMALL_FILE,
     REAL,
@@ -95,6 +97,16 @@ def test_a_small_file_is_read_whole_and_a_large_one_refused(tmp_path: Path) -> N
     assert caught.value.errno == errno.EFBIG
     with pytest.raises(FileNotFoundError):
         read_small(REAL, str(tmp_path / "missing"))
+
+
+def test_a_platform_without_locks_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(PlatformUnsupported) as caught:
+        Store.open(tmp_path / "journal")
+    assert (caught.value.capability, caught.value.reason) == ("lock", "no-flock")
+    assert caught.value.advice == 'open with mode="r" to read'
 
 
 def test_a_lock_is_held_by_one_open_file(tmp_path: Path) -> None:
