@@ -384,6 +384,9 @@ class Store(Reading):
         except Known as known:
             return self._appender.replay((event,), known.sequences, on_replay, False, None)[0]
         is_durable = False
+        except BatpakError:
+            self._writer.tell()
+            raise
         if self._sealed or self._flushes:
             is_durable = self._appender.after_write((event,), (done,))
         return AppendReceipt(

@@ -10,14 +10,24 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from batpak import Coordinate, Durability, EventKind, Indeterminate, Store, payload
+from batpak import (
+    Coordinate,
+    Durability,
+    EventKind,
+    Indeterminate,
+    Item,
+    Store,
+    Watermark,
+    payload,
+)
+from batpak.clock import SYSTEM_CLOCK
 from batpak.errors import JournalPoisoned
 from batpak.payloads import isolated_registry, set_collision_policy
 from tests.support.faulty_files import Fault, FaultyFiles
@@ -366,3 +376,303 @@ def test_nothing_is_said_when_all_is_well(tmp_path: Path) -> None:
             reader.refresh()
             reader.verify()
     assert {record.code for record in kept.records} <= {"opened", "not-reserved"}  # type: ignore[attr-defined]  # every record has one
+
+
+# --- handlers that write, and handlers that raise ---------------------------------------
+
+AUDIT = Coordinate("audit:log", "room:1")
+MODES = {
+    "sync": Durability.SYNC,
+    "every": Durability.EVERY(ms=3_600_000, events=1),
+    "os": Durability.OS,
+}
+ALWAYS_SLOW = 1e-9
+"""A bound for the option `sync_warning` that no sync keeps."""
+
+
+class Acting(logging.Handler):
+    """Does something about each record of a code."""
+
+    def __init__(self, code: str, act: Callable[[], object]) -> None:
+        super().__init__(logging.DEBUG)
+        self.code = code
+        self.act = act
+        self.seen = 0
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        # Without the handler's lock, as a handler of its own make may be.
+        if vars(record).get("code") == self.code:
+            self.seen += 1
+            self.act()
+
+
+@contextmanager
+def acting(code: str, act: Callable[[], object]) -> Iterator[Acting]:
+    logger = logging.getLogger("batpak")
+    handler, level = Acting(code, act), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def in_time(call: Callable[[], object]) -> None:
+    """In a thread that may hang without taking the test with it."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  # raised again below
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(WAIT)
+    assert not thread.is_alive(), "it waits for itself"
+    if raised:
+        raise raised[0]
+
+
+def values(store: Store, entity: str) -> list[Any]:
+    return [event.value for event in store.entity(entity)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("code", ["slow-sync", "hint-not-written"])
+@pytest.mark.parametrize("way", ["append", "submit", "sync"])
+def test_a_handler_may_write_to_the_store_that_it_is_told_of(
+    tmp_path: Path, mode: str, code: str, way: str
+) -> None:
+    files = WatchedFiles()
+    slow = ALWAYS_SLOW if code == "slow-sync" else 3600
+    store = Store.open(tmp_path / "j", files=files, durability=MODES[mode], sync_warning=slow)
+    if code == "hint-not-written":
+        files.refuse("pwrite", "tail.hint", errno.EIO)
+
+    def write() -> None:
+        if way == "append":
+            store.append(ALICE, 1, kind=NOTE, durable=True)
+        elif way == "submit":
+            store.submit(ALICE, 1, kind=NOTE, durable=True).result(WAIT)
+        else:
+            store.append(ALICE, 1, kind=NOTE)
+            store.sync()
+
+    with acting(code, lambda: store.append(AUDIT, "told", kind=NOTE, durable=True)) as handler:
+        in_time(write)
+    files.refused.clear()
+    assert values(store, ALICE.entity) == [1]
+    # One each: what the handler's own append would have logged is not.
+    assert values(store, AUDIT.entity) == ["told"] * handler.seen
+    assert handler.seen == 1
+    in_time(store.close)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_handler_may_ask_the_store_that_is_poisoned(tmp_path: Path, mode: str) -> None:
+    files = WatchedFiles()
+    store = Store.open(tmp_path / "j", files=files, durability=MODES[mode])
+    answers: list[str] = []
+
+    def ask() -> None:
+        for call in (lambda: note(store), store.sync):
+            try:
+                call()
+            except JournalPoisoned as error:
+                answers.append(error.code)
+
+    files.refuse("sync_data", SEGMENT, errno.EIO)
+    with acting("poisoned", ask) as handler, pytest.raises(Indeterminate):
+        in_time(lambda: note(store, durable=True))
+    assert (handler.seen, answers) == (1, ["journal-poisoned"] * 2)
+    with pytest.raises(JournalPoisoned):
+        store.close()
+
+
+def test_a_write_that_poisons_in_os_is_told_at_once(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    store = Store.open(tmp_path / "j", files=files, durability=Durability.OS)
+    files.refuse("pwrite", SEGMENT, errno.EIO)
+    files.refuse("truncate", SEGMENT, errno.EIO)
+    with listening() as kept:
+        with pytest.raises(Indeterminate):
+            note(store)
+        assert len(kept.of("poisoned")) == 1
+    with pytest.raises(JournalPoisoned):
+        store.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_append_of_a_handler_does_not_write_over_another(tmp_path: Path, mode: str) -> None:
+    """The record comes in the middle of a commit that has its place already."""
+    files = WatchedFiles()
+    store = Store.open(tmp_path / "j", files=files, durability=MODES[mode], preallocate=4096)
+    files.refuse("allocate", SEGMENT, errno.EOPNOTSUPP)
+    with acting("not-reserved", lambda: store.append(AUDIT, "told", kind=NOTE)) as handler:
+        in_time(lambda: [note(store) for _ in range(12)])
+        in_time(store.sync)
+    assert handler.seen > 0
+    assert values(store, ALICE.entity) == ["x" * 600] * 12
+    assert values(store, AUDIT.entity) == ["told"] * handler.seen
+    assert store.verify("full").ok
+    store.close()
+
+
+def raising() -> None:
+    raise RuntimeError("a handler")
+
+
+WAYS: dict[str, Callable[[Store], object]] = {
+    "append": lambda s: s.append(ALICE, 1, kind=NOTE),
+    "append, durable": lambda s: s.append(ALICE, 1, kind=NOTE, durable=True),
+    "append with a timeout": lambda s: s.append(ALICE, 1, kind=NOTE, durable=True, timeout=WAIT),
+    "append_many": lambda s: s.append_many([Item(ALICE, 1, kind=NOTE)], durable=True),
+    "submit": lambda s: s.submit(ALICE, 1, kind=NOTE, durable=True).result(WAIT),
+    "fence": lambda s: fenced(s),
+    "outbox": lambda s: flushed(s),
+}
+
+
+def fenced(store: Store) -> None:
+    with store.fence(durable=True) as fence:
+        ticket = fence.append(ALICE, 1, kind=NOTE)
+    assert ticket.result(0).durable
+
+
+def flushed(store: Store) -> None:
+    outbox = store.outbox()
+    outbox.stage(ALICE, 1, kind=NOTE)
+    outbox.flush()
+    assert len(outbox) == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("code", ["slow-sync", "hint-not-written"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_handler_that_raises_takes_nothing_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str, code: str, way: str
+) -> None:
+    files = WatchedFiles()
+    slow = ALWAYS_SLOW if code == "slow-sync" else 3600
+    store = Store.open(tmp_path / "j", files=files, durability=MODES[mode], sync_warning=slow)
+    if code == "hint-not-written":
+        files.refuse("pwrite", "tail.hint", errno.EIO)
+    with acting(code, raising) as handler:
+        WAYS[way](store)
+        assert values(store, ALICE.entity) == [1]
+    assert capsys.readouterr().err.count("RuntimeError: a handler") == handler.seen
+    files.refused.clear()
+    store.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sidecar_that_fails_is_tried_once_whatever_a_handler_says(
+    tmp_path: Path, mode: str
+) -> None:
+    files = WatchedFiles()
+    files.refuse("rename", "0" * 20 + ".idx", errno.EACCES)
+    options: dict[str, Any] = {"segment_max_bytes": 4096, "durability": MODES[mode]}
+    with (
+        acting("sidecar-not-written", raising) as handler,
+        Store.open(tmp_path / "j", files=files, **options) as store,
+    ):
+        for _ in range(12):
+            note(store)
+        assert len(values(store, ALICE.entity)) == 12
+    assert handler.seen == 1
+
+
+def test_a_handler_may_append_where_a_sidecar_fails(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    files.refuse("rename", "0" * 20 + ".idx", errno.EACCES)
+    with Store.open(tmp_path / "j", files=files, segment_max_bytes=4096) as store:
+        with acting("sidecar-not-written", lambda: store.append(AUDIT, 1, kind=NOTE)) as handler:
+            in_time(lambda: [note(store) for _ in range(12)])
+        assert values(store, AUDIT.entity) == [1] == [1] * handler.seen
+        assert len(values(store, ALICE.entity)) == 12
+
+
+class Stumbling:
+    """The machine's clock, whose `monotonic_ns` raises while a test says so."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def now_us(self) -> int:
+        return SYSTEM_CLOCK.now_us()
+
+    def now_ns(self) -> int:
+        return SYSTEM_CLOCK.now_ns()
+
+    def monotonic_ns(self) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise ZeroDivisionError("a clock")
+        return SYSTEM_CLOCK.monotonic_ns()
+
+    def boot_marker(self) -> str:
+        return SYSTEM_CLOCK.boot_marker()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_clock_that_raises_in_a_sync_leaves_a_written_event_known_as_such(
+    tmp_path: Path, mode: str, way: str
+) -> None:
+    clock = Stumbling()
+    with Store.open(tmp_path / "j", clock=clock, durability=MODES[mode]) as store:
+        clock.failures = 1
+        if mode == "os" and way in ("append", "outbox"):
+            WAYS[way](store)
+            with pytest.raises(ZeroDivisionError):
+                store.sync()
+        else:
+            with pytest.raises(Indeterminate) as caught:
+                WAYS[way](store)
+            error = caught.value
+            assert isinstance(error.cause, ZeroDivisionError)
+            assert error.advice is not None
+            assert "wait_for" in error.advice
+            assert "anew" not in error.advice
+            store.wait_for(Watermark.DURABLE, error.receipt, timeout=0)
+        assert values(store, ALICE.entity) == [1]
+
+
+def test_an_outbox_that_was_written_before_a_clock_failed_is_empty(tmp_path: Path) -> None:
+    clock = Stumbling()
+    with Store.open(tmp_path / "j", clock=clock, durability=MODES["every"]) as store:
+        outbox = store.outbox()
+        outbox.stage(ALICE, 1, kind=NOTE)
+        clock.failures = 1
+        with pytest.raises(Indeterminate):
+            outbox.flush()
+        assert outbox.flush() == ()
+        assert values(store, ALICE.entity) == [1]
+
+
+def test_the_thread_of_every_goes_on_after_a_sync_that_failed(tmp_path: Path) -> None:
+    clock, files = Stumbling(), WatchedFiles()
+    options: dict[str, Any] = {
+        "clock": clock,
+        "files": files,
+        "durability": Durability.EVERY(ms=1, events=1_000_000),
+        "sync_warning": ALWAYS_SLOW,
+    }
+    with Store.open(tmp_path / "j", **options) as store:
+        while files.sync_ended.acquire(blocking=False):
+            pass
+        with listening() as kept:
+            clock.failures = 1
+            note(store)
+            assert kept.wait_for("interval-sync-failed").error == "a clock"
+            # The same tail, which nobody appended to.
+            assert files.sync_ended.acquire(timeout=WAIT)
+        with acting("slow-sync", raising):
+            note(store)
+            assert files.sync_ended.acquire(timeout=WAIT)
+            note(store)
+            assert files.sync_ended.acquire(timeout=WAIT)

@@ -117,7 +117,7 @@ class Appender:
         self._writer.commit_together(requests)
         if self._sealed:
             self._after_seal()
-        failure: BatpakError | None = None
+        failure: Exception | None = None
         bound = max((request.bound for request in requests), default=0)
         waits = self.waits or any(one.durable for one in submissions)
         try:
@@ -125,7 +125,7 @@ class Appender:
                 self._writer.wait_durable(bound)
             elif bound and self.flushes:
                 self._writer.flush_in_time(bound)
-        except BatpakError as error:
+        except Exception as error:  # noqa: BLE001  # raised again by the futures
             failure = error
         for one, request in zip(submissions, requests, strict=True):
             # Who did not ask for the sync that failed has what was promised.
@@ -155,8 +155,8 @@ class Appender:
             return False
         try:
             return self._writer.flush_in_time(committed[-1][0] + 1)
-        except BatpakError as error:
-            raise _indeterminate(self.receipts(events, committed, False), error) from error
+        except Exception as error:  # whatever it is: the events are written
+            raise self._indeterminate(self.receipts(events, committed, False), error) from error
 
     def _wait(
         self, written: Callable[[], tuple[AppendReceipt, ...]], bound: int, timeout: float | None
@@ -170,8 +170,8 @@ class Appender:
                     target=bound,
                     waited=timeout,
                 )
-        except BatpakError as error:
-            raise _indeterminate(written(), error) from error
+        except Exception as error:  # whatever it is: the events are written
+            raise self._indeterminate(written(), error) from error
 
     def replay(
         self,
@@ -232,7 +232,21 @@ class Appender:
         if not request.is_written:
             raise error
         receipts = self.receipts(request.events, request.committed, False)
-        raise _indeterminate(receipts, error) from error
+        raise self._indeterminate(receipts, error) from error
+
+    def _indeterminate(
+        self, receipts: tuple[AppendReceipt, ...], error: Exception
+    ) -> Indeterminate:
+        what = error.what if isinstance(error, BatpakError) else repr(error)
+        return Indeterminate(
+            f"written, but not known to be durable: {what}",
+            receipts=receipts,
+            cause=error,
+            advice="open the journal anew and look for the event before writing it again"
+            if self._writer.is_over
+            else "it stays written, do not write it again: wait_for(Watermark.DURABLE, "
+            "error.receipt) goes on waiting, and a retry with its key gives its receipt",
+        )
 
     def receipts(
         self, events: Sequence[Prepared], committed: Sequence[Committed], is_durable: bool
@@ -270,16 +284,6 @@ def _payload_of(found: Event) -> bytes | None:
         return found.raw
     except (KeyUnavailable, PayloadShredded):
         return None
-
-
-def _indeterminate(receipts: tuple[AppendReceipt, ...], error: Exception) -> Indeterminate:
-    what = error.what if isinstance(error, BatpakError) else repr(error)
-    return Indeterminate(
-        f"written, but not known to be durable: {what}",
-        receipts=receipts,
-        cause=error,
-        advice="open the journal anew and look for the event before writing it again",
-    )
 
 
 def receipt_of_stored(

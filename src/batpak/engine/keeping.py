@@ -20,6 +20,7 @@ from batpak.index.parts import Index, Keys
 from batpak.journal.identity import Identity
 from batpak.journal.keyfile import KEY_HEADER_SIZE, KeyHeader
 from batpak.journal.layout import Layout
+from batpak.journal.telling import told
 
 __all__ = ["load_keys", "save_keys"]
 
@@ -124,15 +125,13 @@ def save_keys(
             _make_index(files, layout)
             replace_file(files, layout.keys, header.encode(), table.data)
         except OSError as error:
-            logger.warning(
-                "the key table is not written: %s",
-                str(error),
-                extra={
-                    "code": "key-table-not-written",
-                    "file": layout.keys,
-                    "error": str(error),
-                },
-            )
+            reason = str(error)
+            told(
+                lambda: logger.warning(
+                    "the key table is not written: %s", reason,
+                    extra={"code": "key-table-not-written", "file": layout.keys, "error": reason},
+                )
+            )  # fmt: skip
             return
         index.keys_saved = table.count
 

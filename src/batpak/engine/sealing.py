@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from batpak.engine.keeping import save_keys
 from batpak.engine.survey import Found, usable_sidecar
-from batpak.errors import Unavailable
 from batpak.files import Files, replace_file
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
@@ -23,6 +22,7 @@ from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 from batpak.journal.reading import SegmentPool
 from batpak.journal.sidecar import SidecarHeader, decode_sidecar_header, encode_sidecar
+from batpak.journal.telling import told
 from batpak.journal.writer import Log, Writer
 
 if TYPE_CHECKING:
@@ -92,10 +92,12 @@ def save_sidecar(
     try:
         replace_file(files, layout.sidecar(base), data)
     except OSError as error:
-        path = layout.sidecar(base)
-        logger.warning(
-            "sidecar of segment %d not written: %s", base, str(error),
-            extra={"code": "sidecar-not-written", "file": path, "error": str(error)},
+        path, reason = layout.sidecar(base), str(error)
+        told(
+            lambda: logger.warning(
+                "sidecar of segment %d not written: %s", base, reason,
+                extra={"code": "sidecar-not-written", "file": path, "error": reason},
+            )
         )  # fmt: skip
         return None
     return decode_sidecar_header(data)
@@ -155,31 +157,37 @@ class Sealer:
 
     def write_sidecars(self) -> None:
         """Write and map what is due; a failure costs the next open time, and is logged."""
-        files, layout, index = self._files, self._layout, self._index
+        self._writer.tell()
         try:
             if not self._working.acquire(blocking=False):
                 return
             while self._sealed:
-                sealed = self._sealed[0]
-                log, header = sealed
-                durable = self._writer.durable.sequence
-                sidecar = write_sidecar(files, layout, index, log, header, durable)
-                if sidecar is not None:
-                    try:
-                        map_sidecar(files, layout, self._pool, index, header, sidecar)
-                    except Unavailable as error:
-                        # The part in memory serves as well; whose append this is was written.
-                        logger.warning(
-                            "a new sidecar is not used: %s", str(error),
-                            extra={"code": "sidecar-not-used", "error": str(error)},
-                        )  # fmt: skip
-                # A log handler that appends comes here within, and may have done it.
-                if self._sealed and self._sealed[0] is sealed:
-                    del self._sealed[0]
-                save_keys(files, layout, self._identity, index)
+                # Taken off before: a log handler that appends comes here within.
+                log, header = self._sealed.pop(0)
+                try:
+                    self._write(log, header)
+                except Exception as error:  # noqa: BLE001  # whose append this is was written
+                    # The part in memory serves as well.
+                    self._not_used(str(error))
         finally:
             # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
             try:
                 self._working.release()
             except RuntimeError:
                 pass
+
+    def _write(self, log: Log, header: SegmentHeader) -> None:
+        files, layout, index = self._files, self._layout, self._index
+        durable = self._writer.durable.sequence
+        sidecar = write_sidecar(files, layout, index, log, header, durable)
+        if sidecar is not None:
+            map_sidecar(files, layout, self._pool, index, header, sidecar)
+        save_keys(files, layout, self._identity, index)
+
+    def _not_used(self, reason: str) -> None:
+        told(
+            lambda: logger.warning(
+                "a new sidecar is not used: %s", reason,
+                extra={"code": "sidecar-not-used", "error": reason},
+            )
+        )  # fmt: skip

@@ -11,6 +11,9 @@ that a write or a rotation began; an exception such as Ctrl-C can leave it behin
 whoever next holds the append lock looks at what stands at the log's end, with recovery's
 own parser, and finishes or undoes it. Looking where nothing is does no harm, so the flag
 and the state need not change at once.
+
+What there is to log under a lock, or while leading a group, waits in `_untold` for whoever
+holds neither: a handler may append.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final, NoReturn, Protocol
 
 import msgspec
@@ -57,7 +61,6 @@ from batpak.event import (
 from batpak.files import (
     TEMPORARY_SUFFIX,
     Files,
-    let_go,
     refusal,
     tell_not_closed,
     wall_us,
@@ -82,6 +85,7 @@ from batpak.journal.record import (
     seal_commit,
 )
 from batpak.journal.tally import Reserving, Syncs
+from batpak.journal.telling import Untold, told
 
 __all__ = [
     "Committed",
@@ -335,6 +339,7 @@ class Writer:
         self._segment_max_bytes = config.segment_max_bytes
         self._clock: Clock = config.clock or SystemClock()
         self._system_clock = isinstance(self._clock, SystemClock)
+        self._ticks = time.monotonic_ns if self._system_clock else self._clock.monotonic_ns
         self._journal_id = journal_id
         self.epoch = epoch
         self._cold_head = cold_head
@@ -344,6 +349,7 @@ class Writer:
         self._hint_fd = hint_fd
         self._left_open: list[int] = []
         """Descriptors that `release` has still to close."""
+        self._untold = Untold()
         self._flags = 0 if config.durability is Durability.SYNC else EAGER
         self._append_lock = threading.RLock()
         # guarded by the append lock
@@ -450,6 +456,10 @@ class Writer:
         if closed and self._closed:
             raise StoreClosed("the store is closed", advice="open the journal anew")
 
+    def tell(self) -> None:
+        """Log what had to wait for it; for whoever holds no lock here and leads no group."""
+        self._untold.tell()
+
     # --- commit --------------------------------------------------------------
 
     def commit(self, events: Sequence[Prepared], guard: Guard | None = None) -> list[Committed]:
@@ -459,10 +469,14 @@ class Writer:
         the guard or an expectation refuses, IdempotencyConflict, EntityClockOverflow,
         BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
         """
-        with self._append_lock:
-            if len(events) == 1:
-                return [self.commit_one(events[0], None, guard)]
-            return self._commit_locked(events, None, guard)
+        try:
+            with self._append_lock:
+                if len(events) == 1:
+                    return [self.commit_one(events[0], None, guard)]
+                return self._commit_locked(events, None, guard)
+        except BatpakError:
+            self.tell()
+            raise
 
     def commit_durably(self, events: Sequence[Prepared], guard: Guard | None = None) -> Request:
         """As `commit`, with one write and one sync for all threads that come together.
@@ -472,13 +486,15 @@ class Writer:
         """
         request = Request(events, 0, guard)
         self._group.run(request)
+        if self._untold:
+            self.tell()
         return request
 
     def commit_together(self, requests: Sequence[Request]) -> None:
         """Commit each request for itself, in order; each tells what became of it.
 
         Those that nothing can refuse share writes, a record for each. Returns before
-        durability.
+        durability, and without having told anything.
         """
         with self._append_lock:
             if self._writing:
@@ -723,7 +739,7 @@ class Writer:
     ) -> Committed:
         """As `commit`, for the one event that most commits have: the same steps and the
         same bytes, without a list for each thing, and with its parts written out, since
-        a call costs as much as a hash. Raises as `commit`.
+        a call costs as much as a hash. Raises as `commit`, and leaves what is to be told.
         """
         with self._append_lock:
             log = self._log
@@ -919,10 +935,12 @@ class Writer:
                 segment.fd, segment.allocated, max(needed - segment.allocated, 0) + step
             )
         except OSError as error:
-            self.reserving = Reserving(self.reserving.done, str(error))
-            logger.debug(
-                "no space reserved ahead in %r: %s", segment.path, str(error),
-                extra={"code": "not-reserved", "file": segment.path, "error": str(error)},
+            self.reserving = Reserving(self.reserving.done, reason := str(error))
+            self._untold.later(
+                lambda: logger.debug(
+                    "no space reserved ahead in %r: %s", segment.path, reason,
+                    extra={"code": "not-reserved", "file": segment.path, "error": reason},
+                )
             )  # fmt: skip
             # Not asked again until the log has grown by as much.
             segment.allocated = needed + step
@@ -934,9 +952,11 @@ class Writer:
         if self._poison is None:
             self._poison, self._ended = cause, True
             root = self._layout.root
-            logger.error(
-                "journal %r is poisoned: %s", root, cause,
-                extra={"code": "poisoned", "journal": root, "error": str(cause)},
+            self._untold.append(
+                lambda: logger.error(
+                    "journal %r is poisoned: %s", root, cause,
+                    extra={"code": "poisoned", "journal": root, "error": str(cause)},
+                )
             )  # fmt: skip
 
     # --- what an interruption left behind ------------------------------------
@@ -994,16 +1014,22 @@ class Writer:
 
         Raises NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
         """
-        with self._append_lock:
-            log = self._ready()
-            if log.sequence > log.segment.header.base_sequence:
-                self._rotate(log)
+        try:
+            with self._append_lock:
+                log = self._ready()
+                if log.sequence > log.segment.header.base_sequence:
+                    self._rotate(log)
+        finally:
+            self.tell()
 
     def check_lock_file(self) -> None:
         """Raises JournalPoisoned where the lock is somebody else's: then nothing may be changed."""
-        with self._append_lock:
-            self.check()
-            self._check_lock_file()
+        try:
+            with self._append_lock:
+                self.check()
+                self._check_lock_file()
+        finally:
+            self.tell()
 
     def _rotate(self, log: Log) -> Log:
         """Begin a new segment; the append lock is held."""
@@ -1057,7 +1083,10 @@ class Writer:
             # Nobody syncs the old descriptor any more once the state names the new one.
             self._log = fresh
             self._writing = False
-            let_go(self._files, log.segment.fd)
+            try:
+                self._files.close(log.segment.fd)
+            except OSError as error:
+                self._untold.later(partial(tell_not_closed, error))
         return fresh
 
     def _undo_rotation(self, log: Log, header: SegmentHeader) -> None:
@@ -1116,7 +1145,10 @@ class Writer:
         if self._durable.sequence >= bound:
             return True
         request = Request.below(bound)
-        if not self._group.run(request, timeout):
+        is_done = self._group.run(request, timeout)
+        if self._untold:
+            self.tell()
+        if not is_done:
             return self._durable.sequence >= bound
         if request.error is not None:
             self.check()
@@ -1131,8 +1163,7 @@ class Writer:
             log = self._log
             if log.sequence <= self._durable.sequence and not whole_file:
                 return
-            ticks = _monotonic_ns if self._system_clock else self._clock.monotonic_ns
-            began = ticks()
+            began = self._ticks()
             try:
                 if whole_file:
                     self._files.sync_file(log.segment.fd)
@@ -1143,17 +1174,23 @@ class Writer:
                 # that the disk does not hold.
                 self._poison_with(error)
                 self.check()
-            took = (ticks() - began) / 1e9
+            # First, so that a caller's clock that fails leaves what is true.
             self._durable = Durable(log.sequence, log.hlc)
+            took = (self._ticks() - began) / 1e9
             self._write_hint(log)
             bound = self._config.sync_warning
-            self.syncs = self.syncs.with_one(took, is_slow=took > bound)
-        if took > bound:
-            path = log.segment.path
-            logger.warning(
+            is_slow = took > bound
+            self.syncs = self.syncs.with_one(took, is_slow=is_slow)
+            if is_slow:
+                self._was_slow(log.segment.path, took, bound)
+
+    def _was_slow(self, path: str, took: float, bound: float) -> None:
+        self._untold.later(
+            lambda: logger.warning(
                 "a sync of %r took %.3f s", path, took,
                 extra={"code": "slow-sync", "file": path, "seconds": took, "bound_seconds": bound},
-            )  # fmt: skip
+            )
+        )  # fmt: skip
 
     def _write_hint(self, log: Log) -> None:
         """Tell how far we are durable; only ever after the sync it tells of."""
@@ -1165,10 +1202,16 @@ class Writer:
             self._pwrite(self._hint_fd, hint, 0)
         except OSError as error:
             # A witness only: without it the data are as durable as with it.
-            logger.warning(
-                "tail.hint not written: %s", str(error),
-                extra={"code": "hint-not-written", "file": self._layout.hint, "error": str(error)},
-            )  # fmt: skip
+            self._hint_failed(str(error))
+
+    def _hint_failed(self, reason: str) -> None:
+        path = self._layout.hint
+        self._untold.later(
+            lambda: logger.warning(
+                "tail.hint not written: %s", reason,
+                extra={"code": "hint-not-written", "file": path, "error": reason},
+            )
+        )  # fmt: skip
 
     # --- the end -------------------------------------------------------------
 
@@ -1179,6 +1222,12 @@ class Writer:
         """
         if self._flusher is not None:
             self._flusher.stop()
+        try:
+            return self._close(last_events)
+        finally:
+            self.tell()
+
+    def _close(self, last_events: Callable[[], Sequence[Prepared]]) -> Log:
         with self._append_lock:
             self._ready()
             self._commit_locked(last_events(), None, None)
@@ -1209,9 +1258,12 @@ class Writer:
         try:
             self._files.sync_file(self._hint_fd)
         except OSError as error:
-            logger.warning(
-                "tail.hint not synced: %s", str(error),
-                extra={"code": "hint-not-synced", "file": self._layout.hint, "error": str(error)},
+            path, reason = self._layout.hint, str(error)
+            self._untold.later(
+                lambda: logger.warning(
+                    "tail.hint not synced: %s", reason,
+                    extra={"code": "hint-not-synced", "file": path, "error": reason},
+                )
             )  # fmt: skip
         return final
 
@@ -1229,6 +1281,12 @@ class Writer:
         self._closed = self._ended = True
         if self._flusher is not None and not self._forked:
             self._flusher.abandon()
+        try:
+            self._release()
+        finally:
+            self.tell()
+
+    def _release(self) -> None:
         with self._append_lock, self._sync_lock:
             segment, left = self._log.segment, self._left_open
             # No call among these, nor between the taking of one and its closing: Ctrl-C
@@ -1244,7 +1302,7 @@ class Writer:
                     self._files.close(fd)
                 except OSError as error:
                     # Everything was synced, or is in doubt anyway.
-                    tell_not_closed(error)
+                    self._untold.later(partial(tell_not_closed, error))
 
     def forked(self) -> None:
         """In a forked child: never write again, and drop the parent's descriptors.
@@ -1257,6 +1315,7 @@ class Writer:
         self._append_lock = threading.RLock()
         self._sync_lock = threading.Lock()
         self._group = GroupCommit(self.commit_together, self._sync_once)
+        self._untold = Untold()
         for fd in (self._log.segment.fd, self._hint_fd, self._lock_fd):
             if fd >= 0:
                 try:
@@ -1270,7 +1329,6 @@ class Writer:
 
 
 _time_ns = time.time_ns
-_monotonic_ns = time.monotonic_ns
 _pack_place = ROW_PLACE.pack
 _FIRST_ROW: Final = RECORD_HEADER_SIZE
 _FIRST_METADATA: Final = RECORD_HEADER_SIZE + ROW_SIZE
@@ -1377,15 +1435,27 @@ class _Flusher:
                 self._due = None
             try:
                 self._writer.sync()
-            except BatpakError as error:
-                if self._stopped:
+            except Exception as error:  # noqa: BLE001  # nobody else hears of it
+                if not self._goes_on(error):
                     return
-                # The journal is poisoned: the next append says so.
-                logger.error(
-                    "the interval sync failed: %s", str(error),
-                    extra={"code": "interval-sync-failed", "error": str(error)},
-                )  # fmt: skip
-                return
+
+    def _goes_on(self, error: Exception) -> bool:
+        """Tell of a sync that failed; whether it is tried again, an interval later."""
+        if self._stopped:
+            return False
+        told(
+            lambda: logger.error(
+                "the interval sync failed: %s", str(error),
+                extra={"code": "interval-sync-failed", "error": str(error)},
+            )
+        )  # fmt: skip
+        if self._writer.is_over:
+            # The journal is poisoned: the next append says so.
+            return False
+        # Such as a caller's clock that failed. What is written stays due.
+        with self._mutex:
+            self._due = time.monotonic() + self._every.ms / 1000
+        return True
 
     def abandon(self) -> None:
         """The thread ends when it can; nobody waits for that."""
