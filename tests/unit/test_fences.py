@@ -272,6 +272,18 @@ def test_a_fence_that_the_disk_refuses_leaves_nothing(tmp_path: Path) -> None:
         assert store.append(ALICE, 2, kind=NOTE).clock == 0
 
 
+def test_tickets_say_what_the_block_raised_whatever_that_is(tmp_path: Path) -> None:
+    unit = 1
+    with opened(tmp_path / "journal", clock=lambda: 1_000_000 // unit) as (store, _):
+        fence = store.fence()
+        unit = 0
+        with pytest.raises(ZeroDivisionError) as raised, fence:
+            ticket = fence.append(ALICE, 1, kind=NOTE)
+        assert ticket.exception(0) is raised.value
+        unit = 1
+        assert store.append(ALICE, 1, kind=NOTE).clock == 0
+
+
 def test_a_fence_that_is_not_known_to_be_durable_says_so_with_its_receipts(tmp_path: Path) -> None:
     with opened(tmp_path / "journal") as (store, files):
         files.refuse("sync_data", FIRST, errno.EIO)

@@ -124,7 +124,7 @@ class Fence:
         self._on_end = on_end
         self._on_loss = on_loss
         self._ended: str | None = None
-        self._error: BatpakError | None = None
+        self._error: Exception | None = None
         self._is_told = False
         self._tickets: list[tuple[int, Ticket[AppendReceipt]]] = []
         self.receipts: tuple[AppendReceipt, ...] = ()
@@ -257,7 +257,8 @@ class Fence:
                 self._ended = "committed"
             events = self._stage.take()
             self.receipts = self._commit(events) if events else ()
-        except BatpakError as failure:
+        except Exception as failure:
+            # Its tickets say what the block raises, whatever that is.
             self._error = self._error or failure
             raise
 
@@ -270,7 +271,7 @@ class Fence:
 
 
 def _lost(
-    tickets: Sequence[tuple[int, Ticket[AppendReceipt]]], error: BatpakError | None
+    tickets: Sequence[tuple[int, Ticket[AppendReceipt]]], error: Exception | None
 ) -> Callable[[], None]:
     """What tells the tickets of a fence that nobody has any more."""
 
