@@ -359,7 +359,8 @@ class Store(Reading):
         `gates`: a GateSet, or gates, that are asked before anything else (GateDenied); or
         a Passed that they gave, or a Bypass, which is recorded with the event.
         `durable=True` or `wait=Watermark.DURABLE` waits for power-loss safety in any
-        mode, at most `timeout` seconds. Raises InvalidInput (bad coordinate, kind,
+        mode, for the syncs of other threads at most `timeout` seconds; a sync that this
+        thread does itself has no limit. Raises InvalidInput (bad coordinate, kind,
         payload …), Conflict, NoSpace, StorageFailed, JournalPoisoned; then nothing was
         written. Raises Indeterminate when the event is written and could not be made
         durable (in time): the error carries the receipt.
@@ -383,10 +384,10 @@ class Store(Reading):
             done = self._commit_one(event)
         except Known as known:
             return self._appender.replay((event,), known.sequences, on_replay, False, None)[0]
-        is_durable = False
         except BatpakError:
             self._writer.tell()
             raise
+        is_durable = False
         if self._sealed or self._flushes:
             is_durable = self._appender.after_write((event,), (done,))
         return AppendReceipt(
@@ -1192,22 +1193,38 @@ class Store(Reading):
     ) -> None:
         """Return once `receipt`'s event has reached `watermark`, syncing if that is needed.
 
-        Raises WaitTimeout after `timeout` seconds, JournalPoisoned, StoreClosed.
+        Raises WaitTimeout after `timeout` seconds of waiting for other threads' syncs (its
+        own has no limit), InvalidInput, JournalPoisoned, StoreClosed.
         """
+        check_timeout(timeout)
         if not isinstance(watermark, Watermark):
-            raise InvalidInput("wait_for() takes a Watermark", field="watermark", value=watermark)
+            raise InvalidInput(
+                "wait_for() takes a Watermark",
+                field="watermark",
+                value=watermark,
+                advice="pass Watermark.DURABLE, or another one of batpak.Watermark",
+            )
         if not isinstance(receipt, AppendReceipt):
-            raise InvalidInput("wait_for() takes a receipt", field="receipt", value=receipt)
+            raise InvalidInput(
+                "wait_for() takes a receipt",
+                field="receipt",
+                value=receipt,
+                advice="pass what append() returned, or the receipt of an Indeterminate",
+            )
         if receipt.journal_id != self._journal_id:
             raise InvalidInput(
                 "the receipt is of another journal",
                 field="receipt",
                 value=str(receipt.journal_id),
+                advice="ask the store that wrote the event",
             )
         target = receipt.sequence + 1
         if target > self._writer.log.sequence:
             raise InvalidInput(
-                f"the journal has no event {receipt.sequence}", field="receipt", value=target - 1
+                f"the journal has no event {receipt.sequence}",
+                field="receipt",
+                value=target - 1,
+                advice="the journal lost it, or this is an older copy; run verify",
             )
         began = time.monotonic()
         if watermark in (Watermark.ACCEPTED, Watermark.WRITTEN):

@@ -466,6 +466,10 @@ def test_an_answer_that_came_too_late_carries_the_receipts(tmp_path: Path) -> No
                 error = raised.value
                 assert (error.code, error.retryable) == ("indeterminate", True)
                 assert isinstance(error.cause, WaitTimeout)
+                # Opening the journal anew would meet this very store's lock.
+                assert error.advice is not None
+                assert "wait_for(" in error.advice
+                assert "anew" not in error.advice
                 assert error.receipts == (error.receipt,)
                 late.append(error.receipt)
             assert all(same(one, late[0]) for one in late)
@@ -477,6 +481,7 @@ def test_an_answer_that_came_too_late_carries_the_receipts(tmp_path: Path) -> No
             with pytest.raises(Indeterminate) as raised:
                 store.append(BOB, "other", kind=OTHER, key=key(1), on_replay="return", timeout=0)
             assert same(raised.value.receipt, late[0])
+        store.wait_for(Watermark.DURABLE, late[0])
         again = note(store, 1)
         assert again.durable
         assert same(again, late[0])
@@ -550,13 +555,23 @@ def test_what_is_no_answer_to_a_replay_is_refused(
     with unwritten(store), pytest.raises(InvalidInput) as raised:
         way(store, Item(ALICE, 1, kind=NOTE, key=key(1)), on_replay=on_replay)
     assert (raised.value.field, raised.value.value) == ("on_replay", on_replay)
+    assert raised.value.advice
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.1, float("nan"), True, "1"], ids=repr)
+@pytest.mark.parametrize(
+    "timeout", [-1, -0.1, float("nan"), True, "1", 10**400], ids=lambda t: repr(t)[:9]
+)
 def test_what_is_no_time_is_refused(store: Store, timeout: Any) -> None:
+    receipt = store.append(BOB, 1, kind=NOTE)
     with unwritten(store), pytest.raises(InvalidInput) as raised:
         note(store, 1, timeout=timeout)
     assert raised.value.field == "timeout"
-    with pytest.raises(InvalidInput):
-        store.close(timeout)
-    assert len(store) == 2
+    assert raised.value.advice
+    for call in (
+        lambda: note(store, 1, timeout=timeout, durable=True),
+        lambda: store.wait_for(Watermark.DURABLE, receipt, timeout=timeout),
+        lambda: store.close(timeout),
+    ):
+        with unwritten(store), pytest.raises(InvalidInput) as raised:
+            call()
+        assert raised.value.field == "timeout"

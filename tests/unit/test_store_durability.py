@@ -380,9 +380,11 @@ def test_a_wait_is_refused_for_what_is_not_in_the_journal(tmp_path: Path) -> Non
         with pytest.raises(InvalidInput) as caught:
             one.wait_for("durable", receipt)  # type: ignore[arg-type]  # the refusal is the test
         assert caught.value.field == "watermark"
+        assert caught.value.advice
         with pytest.raises(InvalidInput) as caught:
             one.wait_for(Watermark.DURABLE, 1)  # type: ignore[arg-type]  # the refusal is the test
         assert caught.value.field == "receipt"
+        assert caught.value.advice
 
 
 # --- failures --------------------------------------------------------------------

@@ -6,6 +6,8 @@ decided here. Knows writer and reader, not how events are made.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
@@ -75,7 +77,7 @@ class Appender:
     ) -> tuple[AppendReceipt, ...]:
         """Write events as one record and wait as asked; receipts in the events' order.
 
-        With a timeout the wait ends after so many seconds. Raises what
+        With a timeout the wait for others' syncs ends after so many seconds. Raises what
         `Writer.commit` raises but Known, IdempotencyConflict, Indeterminate.
         """
         waits = durable or self.waits
@@ -115,6 +117,7 @@ class Appender:
         """Commit what was queued, each for itself, with one sync; settle the futures."""
         requests = [Request(one.events, guard=one.guard) for one in submissions]
         self._writer.commit_together(requests)
+        self._writer.tell()
         if self._sealed:
             self._after_seal()
         failure: Exception | None = None
@@ -310,7 +313,12 @@ def _committed_of(found: Event | EventSummary) -> Committed:
 def check_on_replay(on_replay: object) -> None:
     """Raises InvalidInput unless this is an OnReplay."""
     if on_replay not in ("raise", "return"):
-        raise InvalidInput('on_replay is "raise" or "return"', field="on_replay", value=on_replay)
+        raise InvalidInput(
+            'on_replay is "raise" or "return"',
+            field="on_replay",
+            value=on_replay,
+            advice='leave it out, or pass "return" for the first receipt whatever it was for',
+        )
 
 
 def check_wait(wait: Watermark | None) -> bool:
@@ -318,13 +326,26 @@ def check_wait(wait: Watermark | None) -> bool:
     if wait is None:
         return False
     if not isinstance(wait, Watermark):
-        raise InvalidInput("wait= takes a Watermark", field="wait", value=wait)
+        raise InvalidInput(
+            "wait= takes a Watermark",
+            field="wait",
+            value=wait,
+            advice="pass Watermark.DURABLE, or another one of batpak.Watermark",
+        )
     return wait is Watermark.DURABLE
 
 
 def check_timeout(timeout: float | None) -> None:
     """Raises InvalidInput unless this is a number of seconds, or None."""
     if timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
+        isinstance(timeout, bool)
+        or not isinstance(timeout, (int, float))
+        or not timeout >= 0
+        or sys.float_info.max < timeout < math.inf
     ):
-        raise InvalidInput("timeout= is seconds from 0 on", field="timeout", value=timeout)
+        raise InvalidInput(
+            "timeout= is seconds from 0 on",
+            field="timeout",
+            value=timeout,
+            advice="pass seconds, such as 2 or 0.5, or leave it out to wait without a limit",
+        )
