@@ -338,6 +338,19 @@ def test_try_submit_refuses_from_the_threshold_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("INV-QUEUE-BOUNDED")
+def test_a_batch_larger_than_the_queue_is_queued_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"submit_capacity": 4}
+    with opened(tmp_path / "journal", **options) as (store, files):
+        with busy(store, files):
+            future = store.submit_many([Item(ALICE, n, kind=NOTE) for n in range(10)])
+            pressure = store.pressure()
+            assert (pressure.queued, pressure.headroom, pressure.utilization) == (10, 0, 2.5)
+            with pytest.raises(Backpressure):
+                store.try_submit(ALICE, 10, kind=NOTE)
+        assert [receipt.clock for receipt in future.result(WAIT)] == list(range(10))
+
+
+@pytest.mark.proves("INV-QUEUE-BOUNDED")
 def test_submit_waits_while_the_queue_is_full_and_then_goes_on(tmp_path: Path) -> None:
     options: dict[str, Any] = {"submit_capacity": 4}
     with opened(tmp_path / "journal", **options) as (store, files), ThreadPoolExecutor(2) as pool:
@@ -631,6 +644,62 @@ def test_a_callback_that_raises_stops_nobody(
     ours = [one for one in caplog.records if one.name == "batpak.store"]
     codes = [getattr(one, "code", None) for one in ours]
     assert codes == ["callback-failed"]
+
+
+class Refuses(logging.Handler):
+    """A handler that raises."""
+
+    def __init__(self, raised: type[BaseException]) -> None:
+        super().__init__()
+        self._raised = raised
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise self._raised("of a log handler")
+
+
+@pytest.mark.proves("INV-QUEUE-ANSWERS")
+@pytest.mark.parametrize("of_callback", [ValueError, SystemExit])
+@pytest.mark.parametrize("of_handler", [RuntimeError, SystemExit])
+def test_a_log_handler_that_raises_over_a_callback_stops_nobody(
+    tmp_path: Path, of_callback: type[BaseException], of_handler: type[BaseException]
+) -> None:
+    def raise_it(future: Future[Any]) -> None:
+        raise of_callback("of a callback")
+
+    log = logging.getLogger("batpak.store")
+    handler = Refuses(of_handler)
+    log.addHandler(handler)
+    try:
+        with opened(tmp_path / "journal") as (store, files):
+            with busy(store, files):
+                futures = [put(store, number) for number in range(4)]
+                futures[0].add_done_callback(raise_it)
+                futures[2].add_done_callback(raise_it)
+            assert [future.result(WAIT).clock for future in futures] == [0, 1, 2, 3]
+            assert put(store, 4).result(WAIT).clock == 4
+            store.sync()
+    finally:
+        log.removeHandler(handler)
+
+
+def test_a_log_handler_that_raises_does_not_keep_a_fences_tickets_from_their_receipts(
+    tmp_path: Path,
+) -> None:
+    def raise_it(future: Future[Any]) -> None:
+        raise ValueError("of a callback")
+
+    log = logging.getLogger("batpak.store")
+    handler = Refuses(RuntimeError)
+    log.addHandler(handler)
+    try:
+        with opened(tmp_path / "journal") as (store, _):
+            with store.fence() as fence:
+                tickets = [fence.append(ALICE, number, kind=NOTE) for number in range(3)]
+                for ticket in tickets:
+                    ticket.add_done_callback(raise_it)
+            assert [ticket.result(0).clock for ticket in tickets] == [0, 1, 2]
+    finally:
+        log.removeHandler(handler)
 
 
 def test_a_callback_may_close_the_store(tmp_path: Path) -> None:

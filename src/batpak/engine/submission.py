@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,10 @@ class Submission:
             try:
                 return self.future.tell(receipts, error)
             except BaseException as raised:  # noqa: BLE001  # of a callback, in the thread
-                # Such as SystemExit: it must not end the thread that others wait for.
-                told_of_callback(raised)
+                # Such as SystemExit: it must not end the thread that others wait for, nor
+                # may what a log handler does about it.
+                with suppress(BaseException):
+                    told_of_callback(raised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,14 @@ class Pressure:
     queued: int
     """Events in the queue of `submit`."""
     capacity: int
-    """Most events that the queue holds."""
+    """Events in the queue from which on `submit` waits. Only a batch that is larger than
+    this, which is queued alone, and what a future's callback submits go beyond it."""
     waiting: int
     """Threads that wait for a group commit to take them along."""
 
     @property
     def utilization(self) -> float:
-        """Share of the queue that is filled, from 0.0 to 1.0."""
+        """Share of the capacity that is taken; above 1.0 where more than it is queued."""
         return self.queued / self.capacity
 
     @property

@@ -120,7 +120,11 @@ class Ticket(Future[T]):
 
 def told_of_callback(error: BaseException) -> None:
     """Say in the log what a callback raised; for use where it is caught."""
-    logger.error(
-        "a callback of a ticket raised %r", error, exc_info=error,
-        extra={"code": "callback-failed", "error": str(error)},
-    )  # fmt: skip
+    try:
+        logger.error(
+            "a callback of a ticket raised %r", error, exc_info=error,
+            extra={"code": "callback-failed", "error": str(error)},
+        )  # fmt: skip
+    except Exception:  # noqa: BLE001  # of a log handler
+        # Nobody is left to be told, and those behind it still wait for their answer.
+        pass
