@@ -292,11 +292,23 @@ class Store(Reading):
         if mode != "rw":
             raise InvalidInput('a mode is "rw" or "r"', field="mode", value=mode)
         _check_kinds(config)
-        store = cls(open_for_writing(files, layout, config), config, files)
-        if config.keyring is not None:
-            store._destroy_again()
-        if config.signing_keys:
-            store._introduce_keys()
+        opened = open_for_writing(files, layout, config)
+        try:
+            store = cls(opened, config, files)
+            if config.keyring is not None:
+                store._destroy_again()
+            if config.signing_keys:
+                store._introduce_keys()
+        except BaseException:
+            # As in open_for_writing.
+            try:
+                opened.release()
+            finally:
+                try:
+                    opened.release()
+                finally:
+                    opened.release()
+            raise
         return store
 
     @classmethod
@@ -960,15 +972,10 @@ class Store(Reading):
         return receipts
 
     def _destroy_again(self) -> None:
-        """Destroy what the journal says is shredded; the store closes if that fails."""
+        """Destroy what the journal says is shredded; the open fails if that does."""
         keyring, shredded = self._config.keyring, self._reader.vault.shredded
-        if keyring is None or not shredded:
-            return
-        try:
+        if keyring is not None and shredded:
             destroy_keys(keyring, sorted(shredded))
-        except BaseException:
-            self._release()
-            raise
 
     def compact(self, *, min_bytes: int = 0) -> CompactionReport:
         """Rewrite the segments that hold erased payloads without them; all else stays.
@@ -1041,16 +1048,12 @@ class Store(Reading):
     # --- signing and checkpoints ---------------------------------------------
 
     def _introduce_keys(self) -> None:
-        """Write down the keys that the journal does not know yet; the store closes if it can't."""
-        try:
-            bound = self._writer.log.sequence
-            events = self._ledger().introductions(self._config.signing_keys, bound)
-            if events:
-                self._appender.commit(events, durable=True)
-            self._read_spans()
-        except BaseException:
-            self._release()
-            raise
+        """Write down the keys that the journal does not know yet; the open fails if it can't."""
+        bound = self._writer.log.sequence
+        events = self._ledger().introductions(self._config.signing_keys, bound)
+        if events:
+            self._appender.commit(events, durable=True)
+        self._read_spans()
 
     def _read_spans(self) -> None:
         # Only this store writes, so nobody else's keys can come in between.
@@ -1342,9 +1345,7 @@ class Store(Reading):
             queue = self._last_queue()
             if queue is not None:
                 queue.refuse()
-        writer.release()
-        self._opened.pool.close()
-        self._opened.index.clear()
+        self._opened.release()
         _live.discard(writer)
         # Last: until here, dropping the store would do the rest.
         self._finalizer.detach()
@@ -1386,12 +1387,16 @@ if sys.platform != "win32":
 
 def _dropped(writer: Writer, path: str, queues: list[SubmitQueue]) -> None:
     """A store was garbage-collected without close: free the lock and say so."""
+    is_open = not writer.is_closed
     # First the lock: where warnings are errors, nothing after the warning runs.
     writer.abandon()
     if queues:
         queues[0].abandon(writer.release)
     else:
         writer.release()
+    if not is_open:
+        # Its open failed, or its close was cut short: nobody forgot anything.
+        return
     # ResourceWarning is off by default; a log is where a program in production would look.
     logger.warning(
         "the store at %r was dropped without close(); its lock is freed now", path,

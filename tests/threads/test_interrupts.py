@@ -8,6 +8,7 @@ Ctrl-C, in whatever is done about the first.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -191,6 +192,10 @@ def snapshot(trial: Trial) -> None:
     trial.store.snapshot(trial.path / ".." / "copy")
 
 
+def open_again(trial: Trial) -> None:
+    trial.store = Store.open(trial.path, files=trial.files, preallocate=0, **trial.options)
+
+
 # --- what precedes it, and what others do meanwhile --------------------------------
 
 
@@ -273,6 +278,31 @@ def write_for_a_snapshot(trial: Trial) -> None:
             ]
 
     trial.further.append(whole_or_not_there)
+
+
+def nothing_there(trial: Trial) -> None:
+    trial.store.close()
+    shutil.rmtree(trial.path)
+
+
+def close_in_segments(trial: Trial) -> None:
+    """What the open finds: segments with sidecars and one without."""
+    fill(trial)
+    for _ in range(3):
+        trial.append()
+    trial.store.close()
+
+
+def close_and_tear(trial: Trial) -> None:
+    """What a killed writer leaves: bytes behind the last record, and names of its own."""
+    trial.append_many(3)
+    trial.store.close()
+    [segment] = (trial.path / "segments").glob("*.seg")
+    with segment.open("ab") as file:
+        file.write(b"torn" * 20)
+    # A copy by hard links must not come to share the lock.
+    (trial.path / ".." / "lock").unlink(missing_ok=True)
+    (trial.path / ".." / "lock").hardlink_to(trial.path / "journal.lock")
 
 
 def follow_and_go_on(trial: Trial) -> None:
@@ -418,10 +448,28 @@ SCENARIOS = {
     "compact": Scenario(compact, write_and_erase, SMALL),
     "checkpoint": Scenario(checkpoint, write_and_checkpoint, PROVING),
     "snapshot": Scenario(snapshot, write_for_a_snapshot, SMALL),
+    "open": Scenario(open_again, close_in_segments, SMALL),
+    "open a new journal": Scenario(open_again, nothing_there),
+    "open a new journal, which takes up a key": Scenario(open_again, nothing_there, PROVING),
+    "open after a torn write, beside a linked lock": Scenario(open_again, close_and_tear, SMALL),
     "a follower's refresh over a rotation": Scenario(
         lambda t: t.refresh(), follow_and_go_on, SMALL
     ),
 }
+
+
+def left_open(path: Path) -> list[str]:
+    """Files of the journal that this process has open, where the system tells."""
+    names: list[str] = []
+    if not os.path.isdir("/proc/self/fd"):
+        return names
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            names.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            # The listing's own.
+            pass
+    return [name for name in names if name.startswith(str(path))]
 
 
 def tried(scenario: Scenario, path: Path, targets: tuple[int, ...]) -> Interrupted:
@@ -439,6 +487,8 @@ def tried(scenario: Scenario, path: Path, targets: tuple[int, ...]) -> Interrupt
         pass
     try:
         trial.judge()
+        # What `os.open` gave is lost where Ctrl-C meets its return; nothing else may stay open.
+        assert len(left_open(path)) <= len(interruption.points), left_open(path)
     except AssertionError as error:
         error.add_note("Ctrl-C at " + ", and at ".join(map(str, interruption.points)))
         raise

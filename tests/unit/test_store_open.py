@@ -729,6 +729,38 @@ def test_the_origin_is_fixed_at_creation(tmp_path: Path) -> None:
     assert (caught.value.field, caught.value.value) == ("origin", "example.org/other")
 
 
+class Refuses(logging.Handler):
+    """A handler that raises over records of one code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self._code = code
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "code", None) == self._code:
+            raise RuntimeError("of a log handler")
+
+
+@pytest.mark.parametrize("code", ["opened", "clock-behind"])
+def test_an_open_that_a_log_handler_breaks_keeps_no_lock(tmp_path: Path, code: str) -> None:
+    path = tmp_path / "journal"
+    fill(path, clock=lambda: 4_000_000_000_000_000)
+    log, handler = logging.getLogger("batpak.open"), Refuses(code)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with pytest.raises(RuntimeError, match="of a log handler") as raised:
+            Store.open(path)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    # Whoever keeps the error does not keep the lock with it.
+    assert raised.value.__traceback__ is not None
+    with Store.open(path) as store:
+        assert store.verify("full").ok
+
+
 def test_codecs_may_change_between_opens(tmp_path: Path) -> None:
     for codec in ("salted", "plain", "salted"):
         with Store.open(tmp_path / "journal", codec=codec) as store:

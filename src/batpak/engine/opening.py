@@ -58,6 +58,7 @@ from batpak.files import (
     let_go,
     refusal,
     replace_file,
+    tell_not_closed,
     wall_us,
     write_all,
 )
@@ -110,6 +111,12 @@ class Opened:
     sealed: list[tuple[Log, SegmentHeader]] = field(default_factory=list[tuple[Log, SegmentHeader]])
     """Segments that were rotated away and have no sidecar yet."""
 
+    def release(self) -> None:
+        """Let go of it all; after an interruption it can be called again, and goes on."""
+        self.writer.release()
+        self.pool.close()
+        self.index.clear()
+
     def begin_part(self, sealed: Log, header: SegmentHeader) -> GrowingPart:
         """The part for a new segment; after an interruption it may exist already."""
         base = header.base_sequence
@@ -121,6 +128,37 @@ class Opened:
             self.sealed.append((sealed, sealed.segment.header))
             self.written = self.written.rotated(base, sealed.records, sealed.end - HEADER_SIZE)
         return self.index.growing
+
+
+class _Held:
+    """What an open under way has got hold of, to be given back where nothing comes of it."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self.fds: list[int] = []
+        """The lock's, then those of the newest segment and the hint, as far as it got."""
+        self.pool: SegmentPool | None = None
+        self.writer: Writer | None = None
+
+    def close_from(self, first: int) -> None:
+        """Close the descriptors from this place on."""
+        while len(self.fds) > first:
+            # No call between the taking and the closing, so Ctrl-C can't part them.
+            fd = self.fds[-1]
+            del self.fds[-1]
+            try:
+                self._files.close(fd)
+            except OSError as error:
+                # What counts was synced, or is in doubt anyway.
+                tell_not_closed(error)
+
+    def release(self) -> None:
+        """Give it all back; after an interruption it can be called again, and goes on."""
+        if self.writer is not None:
+            self.writer.release()
+        self.close_from(0)
+        if self.pool is not None:
+            self.pool.close()
 
 
 class _Phases:
@@ -179,19 +217,23 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
     """
     phases = _Phases()
     check_place(files, layout, config)
-    with phases("lock"):
-        created_parents = _make_root(files, layout)
-        check_strangers(files, layout)
-        lock_fd = _take_lock(files, layout)
-    opened_fds = [lock_fd]
-    pools: list[SegmentPool] = []
+    held = _Held(files)
     try:
-        return _open_locked(files, layout, config, phases, created_parents, opened_fds, pools)
+        with phases("lock"):
+            created_parents = _make_root(files, layout)
+            check_strangers(files, layout)
+            _take_lock(files, layout, held)
+        return _open_locked(files, layout, config, phases, created_parents, held)
     except BaseException:
-        for pool in pools:
-            pool.close()
-        for fd in opened_fds:
-            let_go(files, fd)
+        # Three times, as in GroupCommit.run: Ctrl-C can cut it and cut that again, and a lock
+        # that stays held would keep this process from ever opening the journal.
+        try:
+            held.release()
+        finally:
+            try:
+                held.release()
+            finally:
+                held.release()
         raise
 
 
@@ -201,8 +243,7 @@ def _open_locked(
     config: StoreConfig,
     phases: _Phases,
     created_parents: list[str],
-    opened_fds: list[int],
-    pools: list[SegmentPool],
+    held: _Held,
 ) -> Opened:
     with phases("identity"):
         created = _settle_directories(files, layout, created_parents)
@@ -253,8 +294,7 @@ def _open_locked(
         begun = True
 
     index = Index(lambda index: load_keys(files, layout, identity, index))
-    pool = SegmentPool(files, layout, config.max_open_files)
-    pools.append(pool)
+    pool = held.pool = SegmentPool(files, layout, config.max_open_files)
     newest = found.segments[-1]
     pool.set_growing(newest.base, may_map=True)
     reader = LogReader(index, pool, Vault(config.keyring))
@@ -349,13 +389,13 @@ def _open_locked(
 
     with phases("repair"):
         newest_fd = _own_file(files, layout, newest, tail, pool)
-        opened_fds.append(newest_fd)
+        held.fds.append(newest_fd)
         cut = _cut_tail(files, layout, newest, tail, newest_fd)
         _readopt(files, newest, tail, newest_fd)
 
     with phases("begin"):
         hint_fd = _open_hint(files, layout, identity, newest, tail, epoch)
-        opened_fds.append(hint_fd)
+        held.fds.append(hint_fd)
         state = salt_crc(newest.header.salt)
         segment = Segment(newest.header, newest_fd, state, newest.path, tail.end.offset)
         end = tail.end
@@ -371,7 +411,7 @@ def _open_locked(
             journal_id=identity.journal_id.bytes,
             epoch=epoch,
             log=log,
-            lock_fd=lock_fd_of(opened_fds),
+            lock_fd=held.fds[0],
             hint_fd=hint_fd,
             index=growing,
             heads=heads,
@@ -381,7 +421,8 @@ def _open_locked(
             timestamp_us=0,
         )
         # They are the writer's now: a rotation closes one of them and opens another.
-        opened_fds.clear()
+        held.writer = writer
+        held.fds = []
         report = OpenReport(
             created,
             epoch,
@@ -402,14 +443,10 @@ def _open_locked(
             writer.commit([event])
             writer.sync()
         except (JournalPoisoned, Indeterminate) as error:
-            writer.release()
             # There is no store to be poisoned: opening failed, and the next one recovers.
             if isinstance(error.cause, OSError):
                 what = "can't write the open event"
                 raise refusal(error.cause, what, newest.path) from error
-            raise
-        except BaseException:
-            writer.release()
             raise
     _report_clock(opened, last_hlc >> 16)
     tell_opened(layout, "rw", opened.report, end.sequence)
@@ -464,11 +501,6 @@ def tell_opened(layout: Layout, mode: str, report: OpenReport, events: int) -> N
     )  # fmt: skip
 
 
-def lock_fd_of(fds: list[int]) -> int:
-    """The lock's descriptor is the first one opened."""
-    return fds[0]
-
-
 # --- steps -------------------------------------------------------------------
 
 
@@ -508,10 +540,11 @@ def check_strangers(files: Files, layout: Layout) -> None:
         )
 
 
-def _take_lock(files: Files, layout: Layout) -> int:
-    """The descriptor of the locked lock file. Raises JournalLocked, Unavailable."""
+def _take_lock(files: Files, layout: Layout, held: _Held) -> None:
+    """Lock the lock file; its descriptor is held. Raises JournalLocked, Unavailable."""
     try:
         fd = files.open(layout.lock, os.O_CREAT | os.O_RDWR)
+        held.fds.append(fd)
     except OSError as error:
         raise refusal(error, "can't open journal.lock", layout.lock) from error
     try:
@@ -522,29 +555,22 @@ def _take_lock(files: Files, layout: Layout) -> int:
             raise _locked(files, layout, fd)
         if ours.st_nlink > 1:
             # A hard-linked copy would share our lock, and we its file: make our own.
-            old, fd = fd, _fresh_lock(files, layout)
-            let_go(files, old)
+            fd = _fresh_lock(files, layout, held)
+            held.close_from(1)
         files.truncate(fd, 0)
         write_all(files, fd, f"{os.getpid()}\n".encode(), 0)
     except OSError as error:
-        let_go(files, fd)
         raise refusal(error, "can't lock the journal", layout.lock) from error
-    except BaseException:
-        let_go(files, fd)
-        raise
-    return fd
 
 
-def _fresh_lock(files: Files, layout: Layout) -> int:
+def _fresh_lock(files: Files, layout: Layout, held: _Held) -> int:
+    """The locked descriptor of a new lock file; it is the first one held."""
     temporary = layout.lock + TEMPORARY_SUFFIX
     fd = files.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR)
-    try:
-        if not files.lock(fd):
-            raise _locked(files, layout, fd)
-        files.rename(temporary, layout.lock)
-    except BaseException:
-        let_go(files, fd)
-        raise
+    held.fds.insert(0, fd)
+    if not files.lock(fd):
+        raise _locked(files, layout, fd)
+    files.rename(temporary, layout.lock)
     return fd
 
 
