@@ -210,6 +210,7 @@ class Store(Reading):
         self._layout = opened.layout
         self._reader = opened.reader
         self._report = opened.report
+        self._key_ledger = opened.ledger
         self._writer = opened.writer
         self._journal_id = opened.identity.journal_id
         self._sealed = opened.sealed

@@ -727,6 +727,28 @@ def test_the_origin_is_fixed_at_creation(tmp_path: Path) -> None:
     with unchanged(tmp_path), pytest.raises(InvalidInput) as caught:
         Store.open(tmp_path / "journal", origin="example.org/other")
     assert (caught.value.field, caught.value.value) == ("origin", "example.org/other")
+    assert "fork" in caught.value.advice
+
+
+@pytest.mark.parametrize("path", [None, b"journal", "", 5, ["journal"]])
+def test_a_path_that_names_no_directory_is_refused(
+    tmp_path: Path, path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for error in open_both(path, InvalidInput):
+        assert (error.field, error.value) == ("path", path)
+        assert error.advice
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("reading", [None, -1, 1.5, 1 << 62])
+def test_a_clock_that_can_not_be_used_leaves_nothing_behind(tmp_path: Path, reading: Any) -> None:
+    with pytest.raises(InvalidClock):
+        Store.open(tmp_path / "new", clock=lambda: reading)
+    assert not list(tmp_path.iterdir())
+    fill(tmp_path / "journal")
+    with unchanged(tmp_path), pytest.raises(InvalidClock):
+        Store.open(tmp_path / "journal", clock=lambda: reading)
 
 
 class Refuses(logging.Handler):

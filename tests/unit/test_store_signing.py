@@ -280,8 +280,10 @@ def test_a_retired_key_counts_for_what_came_before_and_never_again(tmp_path: Pat
         assert span.as_receipt_key == ReceiptKey(LATER.public_key, span.since, span.until)
         with pytest.raises(InvalidInput, match="already"):
             store.retire_key(LATER.key_id)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     with pytest.raises(InvalidInput, match="retired") as refused:
         open_signed(path, signing_keys=(RECEIPTS, LATER))
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert (refused.value.field, refused.value.value) == ("signing_keys", LATER.key_id.hex())
     with open_signed(path) as store:
         assert store.verify_receipt(stolen) == Invalid(Reason.NOT_IN_FORCE)

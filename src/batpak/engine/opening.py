@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
-from batpak.clock import MAX_US
+from batpak.clock import MAX_US, checked_us
 from batpak.config import StoreConfig
 from batpak.encryption import Vault
 from batpak.engine.bulk_walk import BulkWalk
 from batpak.engine.erasing import fold_erasures
 from batpak.engine.keeping import load_keys
+from batpak.engine.keys import KeyLedger
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
 from batpak.engine.shredding import fold_shredded
@@ -105,6 +106,7 @@ class Opened:
     index: Index
     pool: SegmentPool
     reader: LogReader
+    ledger: KeyLedger
     writer: Writer
     report: OpenReport
     written: Written
@@ -216,6 +218,9 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
     FutureFormat, UnsupportedFeature, NoSpace, StorageFailed, InvalidInput.
     """
     phases = _Phases()
+    if config.clock is not None:
+        # A clock that can't be used shows before there is anything to clear away.
+        checked_us(config.clock)
     check_place(files, layout, config)
     held = _Held(files)
     try:
@@ -264,6 +269,8 @@ def _open_locked(
                 f"this journal's origin is {identity.origin!r} and can't be changed",
                 field="origin",
                 value=config.origin,
+                advice="leave origin= out; a fork gets an origin of its own: "
+                "batpak fork JOURNAL DEST --origin NAME",
             )
         found = survey(files, layout, identity)
     for segment in found.segments:
@@ -386,6 +393,10 @@ def _open_locked(
     with phases("index"):
         fold_erasures(reader, 0, index.end)
         fold_shredded(reader, 0, index.end)
+    ledger = KeyLedger(reader)
+    if config.signing_keys:
+        # A key that was retired is refused before an event says that the journal was opened.
+        ledger.introductions(config.signing_keys, index.end)
 
     with phases("repair"):
         newest_fd = _own_file(files, layout, newest, tail, pool)
@@ -435,7 +446,7 @@ def _open_locked(
             phases.seconds,
         )
         written = Written(newest.base, -records, -end.offset)
-        opened = Opened(identity, layout, index, pool, reader, writer, report, written)
+        opened = Opened(identity, layout, index, pool, reader, ledger, writer, report, written)
         event = open_event(
             epoch=epoch, resumed_at=end.sequence, cut_bytes=0 if cut is None else cut.bytes
         )
@@ -524,7 +535,7 @@ def _make_root(files: Files, layout: Layout) -> list[str]:
 
 
 def check_strangers(files: Files, layout: Layout) -> None:
-    """Raises NotAJournal when the directory holds something else."""
+    """Raises NotAJournal when it holds something else."""
     try:
         names = files.listdir(layout.root)
     except OSError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from batpak.errors import InvalidInput
+
 __all__ = [
     "Layout",
     "checkpoint_name",
@@ -51,6 +53,22 @@ def _number(match: re.Match[str] | None) -> int | None:
     return number if number <= _MAX_SEQUENCE else None
 
 
+def _checked(root: str | os.PathLike[str]) -> str:
+    """Raises InvalidInput for what names no directory."""
+    try:
+        path: object = os.fspath(root)
+    except TypeError:
+        path = None
+    if isinstance(path, str) and path:
+        return path
+    raise InvalidInput(
+        "a journal's path is a text or a Path, and not empty",
+        field="path",
+        value=root,
+        advice='"." is the current directory; os.fsdecode() makes a text of bytes',
+    )
+
+
 class Layout:
     """The paths of one journal directory."""
 
@@ -60,7 +78,7 @@ class Layout:
     )  # fmt: skip
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root: str = os.path.abspath(os.fspath(root))
+        self.root: str = os.path.abspath(_checked(root))
         self.identity = os.path.join(self.root, "journal.json")
         self.lock = os.path.join(self.root, "journal.lock")
         self.segments = os.path.join(self.root, "segments")
