@@ -24,8 +24,9 @@ _HEAD = """\
 # Options of a store
 
 Keywords of `Store.open`, or the fields of a `StoreConfig` that is passed as `config=`.
-A value out of bounds is refused as `InvalidInput` before anything is touched. None of
-them is stored in the journal but `origin`: each open chooses anew.
+A value out of bounds is refused as `InvalidInput` before anything is touched. Each open
+chooses anew; the journal keeps `origin` only, and the public halves of `signing_keys`, as
+events.
 
 ```python
 from batpak import Durability, Store, StoreConfig
