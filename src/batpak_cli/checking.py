@@ -251,7 +251,9 @@ def doctor(
     else:
         terminal.pairs(_examined(found))
         for risk in found.risks:
-            print(terminal.safe(f"{risk.severity}: {risk.code}: {risk.what}; {risk.advice}"))
+            # "damaged" is both, and said once.
+            name = ": ".join(dict.fromkeys((risk.severity, risk.code)))
+            print(terminal.safe(f"{name}: {risk.what}; {risk.advice}"))
         number = len(found.risks)
         print(f"{found.verdict}: {terminal.counted(number, 'risk') if number else 'no risk seen'}")
     if found.verdict != "good":

@@ -257,7 +257,8 @@ SHAPES = {
         "lock": "`state` (`held`, `free`, `unknown`), `pid` of the holder, `named`: last writer",
         "journal": "`journal_id`, `origin`, `events`, `durable`, `segments`, `without_sidecar`, "
         "`hint_durable`, `bytes_behind`, `quarantined`, `quarantined_bytes`, `findings`; or null",
-        "problem": "why no journal can be read: `code`, `what`, `advice`, `is_damage`; or null",
+        "problem": "why no journal can be read, or none written: `code`, `what`, `advice`, "
+        "`is_damage`; or null",
         "would_get": "what a journal there gets with the options' defaults, in words",
         "risks": "a list, the worst first: `code`, `severity` (`refused`, `damaged`, `unsafe`, "
         "`notice`), `what`, `advice`",

@@ -16,6 +16,7 @@ import pytest
 
 from batpak import Coordinate, Durability, EventKind, Store
 from batpak.engine.manifest import Manifest, may_hold
+from batpak.engine.repair import repair_into
 from batpak.errors import (
     BatpakError,
     DestinationTaken,
@@ -23,13 +24,15 @@ from batpak.errors import (
     InvalidInput,
     JournalCorrupt,
     JournalLocked,
+    NotAJournal,
     NotASnapshot,
     ProofInvalid,
     SnapshotDamaged,
     StorageFailed,
 )
 from batpak.event import Event
-from batpak.files import RealFiles
+from batpak.files import REAL, RealFiles
+from batpak.journal.layout import Layout
 from batpak.proof.bundle import verify_bundle
 from batpak.proof.merkle import verify_consistency
 from batpak.proof.notes import Key
@@ -200,9 +203,11 @@ def test_what_is_sealed_meanwhile_is_no_part_of_a_snapshot(tmp_path: Path) -> No
     assert len(list((path / "segments").glob("*.idx"))) > before + 3
     assert report.events == 11
     store.close()
-    with Store.open(tmp_path / "copy", **SMALL) as copy:
+    Store.restore(tmp_path / "copy", tmp_path / "restored")
+    with Store.open(tmp_path / "restored", **SMALL) as copy:
         assert copy.open_report.cut is None
-        assert len(copy) == 12
+        # Its own open, "restored", close and open.
+        assert len(copy) == 11 + 4
         assert copy.verify().ok
 
 
@@ -218,12 +223,49 @@ def test_the_writer_and_a_snapshot_of_links_do_not_touch_each_other(tmp_path: Pa
     assert report.linked or report.cloned
     assert tree(tmp_path / "copy") == kept
     mine = {file.name: file.read_bytes() for file in (path / "segments").glob("*.seg")}
+    # What a program makes of links that knows nothing of manifests.
+    (tmp_path / "copy" / "manifest.json").unlink()
     with Store.open(tmp_path / "copy", **SMALL) as copy:
         fill(copy, 40, first=500)
         assert copy.verify().ok
     assert {f.name: f.read_bytes() for f in (path / "segments").glob("*.seg")} == mine
     with Store.open(path, mode="r") as store:
         assert store.verify().ok
+
+
+def test_a_snapshot_is_read_and_never_written_to(tmp_path: Path) -> None:
+    path = journal(tmp_path / "journal")
+    with Store.open(path, **SMALL) as store:
+        store.snapshot(tmp_path / "copy")
+    kept = tree(tmp_path / "copy")
+    with pytest.raises(NotAJournal) as refused:
+        Store.open(tmp_path / "copy", **SMALL)
+    assert "batpak restore" in refused.value.advice
+    assert refused.value.file == str(tmp_path / "copy")
+    assert tree(tmp_path / "copy") == kept
+    with Store.open(tmp_path / "copy", mode="r") as reader:
+        assert reader.verify("full").ok
+        reader.fork(tmp_path / "fork")
+        reader.snapshot(tmp_path / "again")
+    Store.restore(tmp_path / "copy", tmp_path / "restored")
+    Store.restore(tmp_path / "again", tmp_path / "resumed", resume=True)
+    for name in ("fork", "restored", "resumed"):
+        with Store.open(tmp_path / name, **SMALL) as store:
+            fill(store, 1, first=500)
+            assert store.verify("full").ok
+    assert tree(tmp_path / "copy") == kept
+
+
+def test_a_repaired_copy_of_a_snapshot_is_a_journal(tmp_path: Path) -> None:
+    path = journal(tmp_path / "journal")
+    with Store.open(path, **SMALL) as store:
+        store.snapshot(tmp_path / "copy")
+    newest = max((tmp_path / "copy" / "segments").glob("*.seg"))
+    os.truncate(newest, newest.stat().st_size - 10)
+    repair_into(REAL, Layout(tmp_path / "copy"), str(tmp_path / "repaired"))
+    with Store.open(tmp_path / "repaired", **SMALL) as store:
+        fill(store, 1, first=500)
+        assert store.verify("full").ok
 
 
 # --- places that are refused ------------------------------------------------------------------
@@ -500,6 +542,21 @@ def test_every_file_of_a_snapshot_is_compared(
         assert any(finding.startswith(name) for finding in refused.value.findings)
         assert not (broken / "new").exists()
         shutil.rmtree(broken)
+
+
+def test_a_refused_snapshot_says_all_that_is_wrong_with_it(snapshot: Path, tmp_path: Path) -> None:
+    """A missing segment does not hide behind an extra file."""
+    names = sorted(tree(snapshot).keys() - {"manifest.json"})
+    for name in names:
+        (snapshot / name).unlink()
+    (snapshot / "extra").write_text("mine")
+    with pytest.raises(SnapshotDamaged) as refused:
+        Store.restore(snapshot, tmp_path / "new")
+    for name in names:
+        assert f"{name}: it is missing" in refused.value.what
+    assert "extra: it is not in the manifest" in refused.value.what
+    assert refused.value.findings is not None
+    assert len(refused.value.findings) == len(names) + 1
 
 
 def test_every_byte_of_a_manifest_counts(snapshot: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from batpak.engine.diagnostics import (
     read_clock,
 )
 from batpak.engine.following import Follower
-from batpak.engine.opening import check_strangers
+from batpak.engine.opening import check_contents
 from batpak.engine.report import Finding
 from batpak.engine.survey import read_hint
 from batpak.errors import BatpakError, Damaged, NotAJournal
@@ -44,7 +44,7 @@ __all__ = [
 
 RISKS: Final = {
     "not-a-directory": ("refused", "the path is a file"),
-    "not-a-journal": ("refused", "the directory holds something else"),
+    "not-a-journal": ("refused", "the directory holds something else, or it is a snapshot"),
     "network-filesystem": ("refused", "locks and syncs can't be trusted there"),
     "read-only": ("refused", "no journal can be written there"),
     "no-space": ("refused", "the file system is full"),
@@ -107,7 +107,7 @@ class JournalState:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why the journal can't be read at all."""
+    """Why the journal can't be read at all, or not be written to."""
 
     code: str
     what: str
@@ -139,6 +139,7 @@ class Examination:
     journal: JournalState | None
     """None where there is none, or where it can't be read: then `problem` says why."""
     problem: Problem | None
+    """Why it can't be read, or, where `journal` is there, not be written to."""
     would_get: Mapping[str, str]
     """What a journal there gets with the options' defaults."""
     risks: tuple[Risk, ...]
@@ -154,8 +155,9 @@ def examine(files: Files, layout: Layout) -> Examination:
     if place.status == "directory":
         try:
             state, last_ms = _journal_state(files, layout)
+            problem = _contents(files, layout)
         except NotAJournal:
-            problem = _strangers(files, layout)
+            problem = _contents(files, layout)
         except BatpakError as error:
             problem = Problem(error.code, error.what, error.advice, isinstance(error, Damaged))
     clock = read_clock(None, last_ms, None)
@@ -240,10 +242,10 @@ def _quarantined(files: Files, layout: Layout) -> tuple[int, int]:
     return count, size
 
 
-def _strangers(files: Files, layout: Layout) -> Problem | None:
-    """None for an empty directory, in which a journal can be made."""
+def _contents(files: Files, layout: Layout) -> Problem | None:
+    """None for a journal's directory, and for an empty one, in which a journal can be made."""
     try:
-        check_strangers(files, layout)
+        check_contents(files, layout)
     except NotAJournal as error:
         return Problem(error.code, error.what, error.advice, is_damage=False)
     except BatpakError as error:
@@ -329,7 +331,10 @@ def _of_problem(place: PlaceEvidence, problem: Problem | None) -> Iterator[_Told
     if problem is None or place.status == "other":
         return
     if problem.is_damage:
-        yield "damaged", f"{problem.code}: {problem.what}", problem.advice
+        what = problem.what
+        if problem.code != Damaged.code:
+            what = f"{problem.code}: {what}"
+        yield "damaged", what, problem.advice
     elif problem.code == NotAJournal.code:
         yield "not-a-journal", problem.what, problem.advice
     else:
@@ -349,7 +354,7 @@ def _of_journal(
         yield (
             "clock-behind",
             f"the clock is {clock.behind_ms / 1000:.1f} s behind the last event",
-            "set the clock; until then new events get the time of the last one",
+            "set the clock; until then new events get earlier times than those before them",
         )
     if journal.hint_durable is None:
         yield (

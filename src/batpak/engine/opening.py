@@ -22,6 +22,7 @@ from batpak.engine.bulk_walk import BulkWalk
 from batpak.engine.erasing import fold_erasures
 from batpak.engine.keeping import load_keys
 from batpak.engine.keys import KeyLedger
+from batpak.engine.manifest import MANIFEST
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
 from batpak.engine.shredding import fold_shredded
@@ -85,8 +86,8 @@ from batpak.journal.writer import (
 
 __all__ = [
     "Opened",
+    "check_contents",
     "check_place",
-    "check_strangers",
     "open_for_writing",
     "settle_ancestors",
     "tell_opened",
@@ -226,7 +227,7 @@ def open_for_writing(files: Files, layout: Layout, config: StoreConfig) -> Opene
     try:
         with phases("lock"):
             created_parents = _make_root(files, layout)
-            check_strangers(files, layout)
+            check_contents(files, layout)
             _take_lock(files, layout, held)
         return _open_locked(files, layout, config, phases, created_parents, held)
     except BaseException:
@@ -534,8 +535,20 @@ def _make_root(files: Files, layout: Layout) -> list[str]:
     return parents
 
 
-def check_strangers(files: Files, layout: Layout) -> None:
-    """Raises NotAJournal when it holds something else."""
+def check_contents(files: Files, layout: Layout) -> None:
+    """Raises NotAJournal when the directory holds something else, or is a snapshot."""
+    if MANIFEST in _names(files, layout):
+        raise NotAJournal(
+            "this is a snapshot: what is written to it would make it one no more, and begin a "
+            "second history under the journal's id",
+            file=layout.root,
+            advice="restore it, and write to what that makes: batpak restore SNAPSHOT DEST; "
+            'to read it, open it with mode="r"',
+        )
+
+
+def _names(files: Files, layout: Layout) -> list[str]:
+    """The names in the directory. Raises NotAJournal when it holds something else."""
     try:
         names = files.listdir(layout.root)
     except OSError as error:
@@ -549,6 +562,7 @@ def check_strangers(files: Files, layout: Layout) -> None:
             file=layout.root,
             advice="name an empty or a new directory",
         )
+    return names
 
 
 def _take_lock(files: Files, layout: Layout, held: _Held) -> None:

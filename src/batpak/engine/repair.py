@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, field
 
 from batpak.config import StoreConfig
+from batpak.engine.manifest import MANIFEST
 from batpak.engine.opening import check_place, open_for_writing
 from batpak.engine.survey import (
     Survey,
@@ -310,12 +311,15 @@ def _check_destination(files: Files, layout: Layout, target: Layout) -> None:
 
 
 def _copy_tree(files: Files, source: str, target: str) -> None:
-    """Copy a directory of regular files, each synced; the lock stays behind."""
+    """Copy a directory of regular files, each synced.
+
+    The lock stays behind, and a snapshot's manifest: what is made is a journal.
+    """
     if not os.path.isdir(target):
         files.mkdir(target)
     for name in sorted(files.listdir(source)):
         here, there = os.path.join(source, name), os.path.join(target, name)
-        if name == "journal.lock":
+        if name in ("journal.lock", MANIFEST):
             continue
         if os.path.isdir(here):
             _copy_tree(files, here, there)

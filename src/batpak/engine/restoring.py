@@ -163,14 +163,14 @@ def _compare(files: Files, snapshot: str, manifest: Manifest, steps: _Steps) -> 
     except OSError as error:
         raise refusal(error, "can't read the snapshot", snapshot) from error
     if findings:
-        shown = tuple(findings[:_MOST_FINDINGS])
-        more = len(findings) - 1
+        shown = findings[:_MOST_FINDINGS]
+        more = len(findings) - len(shown)
         raise SnapshotDamaged(
-            f"the snapshot is not what its manifest says: {findings[0]}"
-            + (f", and {more} more" if more else ""),
+            f"the snapshot is not what its manifest says: {'; '.join(shown)}"
+            + (f"; and {more} more" if more else ""),
             file=snapshot,
             reason="files",
-            findings=shown,
+            findings=tuple(shown),
             advice="restore from another snapshot",
         )
     return Layout(snapshot)
