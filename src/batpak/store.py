@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -449,9 +449,9 @@ class Store(Reading):
         `correlation` and `causation` apply to items that have none of their own;
         `expect` maps entities to clocks, `unless` holds for the whole commit. Keys: all
         items have one or none; all known give the first receipts, some known are an
-        IdempotencyConflict. `gates` are asked about each item; a Passed is for one event
-        and refused. A bad item is named by its index and nothing is written. Raises as
-        `append`, and BatchTooLarge.
+        IdempotencyConflict. `gates` are asked about each item; a Passed is for one event,
+        and refused for several. A bad item is named by its index and nothing is written.
+        Raises as `append`, and BatchTooLarge.
         """
         events = self._judged(items, correlation, causation, gates)
         return self._append(events, expect, unless, durable, on_replay, wait, timeout)
@@ -466,11 +466,13 @@ class Store(Reading):
         """The events of one commit, each of which the gates have let through."""
         if gates is None:
             return self._preparer.many(items, correlation, causation)
-        batch = list(items)
+        batch = self._preparer.batch(items)
         marks = self._marks_of(gates)
         events = self._preparer.many(batch, correlation, causation, marks, marks_all=True)
+        # Once for all items: an iterator gives its gates only once.
+        asked = self._asked(gates)
         for item, event in zip(batch, events, strict=True):
-            self._ask_gates(gates, event, item.extensions, is_one_of=len(batch))
+            self._ask_gates(asked, event, item.extensions, is_one_of=len(batch))
         return events
 
     def append_imported(
@@ -582,6 +584,26 @@ class Store(Reading):
 
         return gates.extensions() if isinstance(gates, Bypass) else None
 
+    @staticmethod
+    def _asked(gates: Gates) -> GateSet[GateContext] | Passed[Any, Any] | Bypass:
+        """What `gates=` stands for; single gates become a set. Raises InvalidInput."""
+        from batpak.gates import Bypass, GateSet, Passed
+
+        if isinstance(gates, (Bypass, Passed)):
+            return gates
+        if isinstance(gates, GateSet):
+            return cast("GateSet[GateContext]", gates)
+        asked = GateSet(gates)
+        if not len(asked) and isinstance(gates, Iterator):
+            # Most likely used up by an earlier call: it must not come to permit everything.
+            raise InvalidInput(
+                "gates= is an iterator that has no gates left",
+                field="gates",
+                value=gates,
+                advice="pass a list or a GateSet: an iterator gives its gates only once",
+            )
+        return asked
+
     def _ask_gates(
         self,
         gates: Gates,
@@ -591,8 +613,9 @@ class Store(Reading):
         is_one_of: int = 1,
     ) -> None:
         """Raises GateDenied, GatePassError unless the event may be committed."""
-        from batpak.gates import Bypass, Denied, GateContext, GateSet, Passed
+        from batpak.gates import Bypass, Denied, GateContext, Passed
 
+        gates = self._asked(gates)
         if isinstance(gates, Bypass):
             return
         context = GateContext(
@@ -612,10 +635,7 @@ class Store(Reading):
                 )
             gates.spend_on(context)
             return
-        asked = (
-            cast("GateSet[GateContext]", gates) if isinstance(gates, GateSet) else GateSet(gates)
-        )
-        answer = asked.check(context)
+        answer = gates.check(context)
         if isinstance(answer, Denied):
             raise answer.error() from answer.cause
 

@@ -173,6 +173,19 @@ def test_what_is_no_gate_is_refused_when_the_set_is_made(thing: Any) -> None:
         GateSet([Recording("a"), thing])
 
 
+@pytest.mark.parametrize("attribute", ["name", "decide"])
+def test_a_gate_that_can_not_be_looked_at_is_refused(attribute: str) -> None:
+    def broken(self: Any) -> Any:
+        raise RuntimeError("secret")
+
+    bad = type("Bad", (Recording,), {attribute: property(broken, lambda self, value: None)})
+    with pytest.raises(InvalidInput, match=r"gate 1 .* RuntimeError") as caught:
+        GateSet([Recording("a"), bad("b")])
+    assert (caught.value.field, caught.value.index) == ("gates", 1)
+    assert "secret" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
 def test_a_coroutine_is_no_gate() -> None:
     class Later:
         name = "later"

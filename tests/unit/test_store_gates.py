@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from batpak import (
     Bypass,
     Coordinate,
     Denial,
+    Denied,
     Durability,
     EventKind,
     GateContext,
@@ -21,7 +23,7 @@ from batpak import (
     gate,
 )
 from batpak.errors import GatePassError, InvalidInput, ReservedName
-from batpak.gates import DenialPayload, Passed, Verdict
+from batpak.gates import DenialPayload, Gate, Passed, Verdict
 from batpak.kinds import SYSTEM_DENIAL
 
 ALICE = Coordinate("player:alice", "room:hall")
@@ -72,6 +74,63 @@ def test_one_denied_item_keeps_the_whole_batch_out(store: Store) -> None:
     assert len(store) == before
     store.append_many([Item(ALICE, n, kind=NOTE) for n in (1, 2)], gates=asked)
     assert len(store) == before + 2
+
+
+@pytest.mark.parametrize("many", ["append_many", "submit_many"])
+@pytest.mark.parametrize("form", [iter, reversed, lambda gates: (one for one in gates)])
+def test_gates_that_can_be_had_once_are_asked_about_every_item(
+    store: Store, many: str, form: Callable[[list[Gate[GateContext]]], Iterator[Gate[GateContext]]]
+) -> None:
+    before = len(store)
+    for values in ([1, 10], [1, 2, 3, 10]):
+        with pytest.raises(GateDenied):
+            getattr(store, many)([Item(ALICE, n, kind=NOTE) for n in values], gates=form([small]))
+    assert len(store) == before
+    store.append_many([Item(ALICE, n, kind=NOTE) for n in (1, 2)], gates=form([small]))
+    assert len(store) == before + 2
+
+
+def test_an_iterator_that_is_used_up_does_not_let_everything_through(store: Store) -> None:
+    gates = iter([small])
+    store.append(ALICE, 1, kind=NOTE, gates=gates)
+    for append in (
+        lambda: store.append(ALICE, 10, kind=NOTE, gates=gates),
+        lambda: store.append_many([Item(ALICE, 10, kind=NOTE)], gates=gates),
+        lambda: store.submit(ALICE, 10, kind=NOTE, gates=gates),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            append()
+        assert caught.value.field == "gates"
+        assert "list" in caught.value.advice
+    assert [event.value for event in store.entity("player:alice")] == [1]
+    # Who writes down that there are no gates means it.
+    store.append(ALICE, 10, kind=NOTE, gates=[])
+
+
+@pytest.mark.parametrize(
+    ("gates", "advice"),
+    [
+        (small, "gates=[gate]"),
+        (Denied.of(Denial("g", "no")), "denied.error()"),
+        (False, "leave gates= out"),
+        (7, "leave gates= out"),
+    ],
+)
+def test_what_is_neither_gates_nor_a_pass_is_refused(store: Store, gates: Any, advice: str) -> None:
+    written = store.frontier().written
+    item = Item(ALICE, 1, kind=NOTE)
+    for append in (
+        lambda: store.append(ALICE, 1, kind=NOTE, gates=gates),
+        lambda: store.append_many([item], gates=gates),
+        lambda: store.submit(ALICE, 1, kind=NOTE, gates=gates),
+        lambda: store.submit_many([item], gates=gates),
+        lambda: GateSet(gates),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            append()
+        assert caught.value.field == "gates"
+        assert advice in caught.value.advice
+    assert store.frontier().written == written
 
 
 @pytest.mark.parametrize("way", ["submit", "try_submit", "submit_many"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast
 from uuid import UUID
 
@@ -76,6 +77,31 @@ class Preparer:
         self._hashers: list[Any] = []
         self._content_prefix = CONTENT_PREFIX[self._codec]
 
+    def batch(self, items: Iterable[Item]) -> list[Item]:
+        """What a caller gives as the items of one commit. Raises InvalidInput, BatchTooLarge."""
+        try:
+            given = iter(items)
+        except TypeError as error:
+            raise InvalidInput(
+                "the items of a commit are a list, or something else to go through",
+                field="items",
+                value=type(items).__name__,
+                advice="write append_many([Item(…), Item(…)])",
+            ) from error
+        # One more than there may be, for what never ends.
+        batch = list(islice(given, self._batch_max + 1))
+        if not batch:
+            raise InvalidInput(
+                "a batch has at least one item", field="items", advice="skip the call when empty"
+            )
+        if len(batch) > self._batch_max:
+            raise BatchTooLarge(
+                f"a batch has at most {self._batch_max} events, and this one has more",
+                limit=self._batch_max,
+                advice="split it, or raise batch_max_events",
+            )
+        return batch
+
     def many(
         self,
         items: Iterable[Item],
@@ -90,17 +116,7 @@ class Preparer:
         `marks` are reserved extensions of the last one, or of all. Raises InvalidInput,
         BatchTooLarge, IdempotencyConflict.
         """
-        batch = list(items)
-        if not batch:
-            raise InvalidInput(
-                "a batch has at least one item", field="items", advice="skip the call when empty"
-            )
-        if len(batch) > self._batch_max:
-            raise BatchTooLarge(
-                f"a batch has at most {self._batch_max} events, not {len(batch)}",
-                limit=self._batch_max,
-                advice="split it, or raise batch_max_events",
-            )
+        batch = self.batch(items)
         events: list[Prepared] = []
         one = self.one
         last = len(batch) - 1

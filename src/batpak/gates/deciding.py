@@ -201,10 +201,14 @@ class GateSet(Generic[C]):
     _gates: tuple[Gate[C], ...]
 
     def __init__(self, gates: Iterable[Gate[C]] = ()) -> None:
-        found = tuple(gates)
+        try:
+            given = iter(gates)
+        except TypeError as error:
+            raise _no_gates(gates) from error
+        found = tuple(given)
         names: list[str] = []
         for index, one in enumerate(found):
-            decide = getattr(one, "decide", None)
+            decide, name = _look_at(one, index)
             if not callable(decide) or iscoroutinefunction(decide):
                 raise InvalidInput(
                     f"gate {index} has no method decide() that blocks and returns",
@@ -213,7 +217,7 @@ class GateSet(Generic[C]):
                     index=index,
                     advice='make one of a function: @gate("name", "description")',
                 )
-            names.append(check_name("name", getattr(one, "name", None)))
+            names.append(check_name("name", name))
         _set(self, "_gates", found)
         _set(self, "names", tuple(names))
 
@@ -266,6 +270,33 @@ class GateSet(Generic[C]):
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"GateSet is immutable: can't delete {name!r}")
+
+
+def _no_gates(value: object) -> InvalidInput:
+    """What to raise where gates are due and none can be had."""
+    if isinstance(value, Denied):
+        what, advice = (
+            "a Denied is no pass",
+            "raise denied.error(): what was denied is not committed",
+        )
+    elif callable(getattr(value, "decide", None)):
+        what, advice = "a gate comes in a list", "write gates=[gate], or GateSet([gate])"
+    else:
+        what, advice = "gates are a list of gates, or a GateSet", "leave gates= out for none"
+    return InvalidInput(what, field="gates", value=value, advice=advice)
+
+
+def _look_at(one: object, index: int) -> tuple[object, object]:
+    """The method and the name of what should be a gate. Raises InvalidInput."""
+    try:
+        return getattr(one, "decide", None), getattr(one, "name", None)
+    except Exception as error:  # a property of the program's own may raise anything
+        raise InvalidInput(
+            f"gate {index} can't be asked for its name: it raised {_type_name(error)}",
+            field="gates",
+            index=index,
+            advice="correct the gate; its name and decide() are read when the set is made",
+        ) from error
 
 
 def _verdict(place: int, asked: int, denials: Mapping[int, Denial]) -> Verdict:
