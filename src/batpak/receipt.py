@@ -56,14 +56,21 @@ class Namespace:
     __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
-        check_extension_key(f"{name}.x")
+        check_extension_key(_joined(name, "x"))
         self.name = name
 
     def key(self, name: str) -> str:
         """The full extension name. Raises ExtensionError."""
-        full = f"{self.name}.{name}"
+        full = _joined(self.name, name)
         check_extension_key(full)
         return full
+
+
+def _joined(namespace: object, name: object) -> str:
+    for part in (namespace, name):
+        if not isinstance(part, str):
+            raise _bad_key("empty", part, "an extension name is made of texts")
+    return f"{namespace}.{name}"
 
 
 def check_extension_key(key: object, *, reserved_allowed: bool = False) -> None:
@@ -88,7 +95,13 @@ def check_extension_key(key: object, *, reserved_allowed: bool = False) -> None:
 
 
 def _bad_key(reason: str, key: object, what: str) -> ExtensionError:
-    return ExtensionError(what, field="extensions", reason=reason, value=key)
+    return ExtensionError(
+        what,
+        field="extensions",
+        reason=reason,
+        value=key,
+        advice='name it "acme.trace": a namespace of your own, a dot, a name, all in ASCII',
+    )
 
 
 def encode_extensions(extensions: Mapping[str, bytes], *, reserved_allowed: bool = False) -> bytes:
@@ -96,15 +109,16 @@ def encode_extensions(extensions: Mapping[str, bytes], *, reserved_allowed: bool
 
     Raises ExtensionError.
     """
-    if not extensions:
-        return b""
     if not isinstance(extensions, Mapping):
         raise ExtensionError(
             "extensions are a mapping of names to bytes",
             field="extensions",
             reason="not-a-mapping",
             value=type(extensions).__name__,
+            advice='write extensions={"acme.trace": b"…"}',
         )
+    if not extensions:
+        return b""
     for key, value in extensions.items():
         check_extension_key(key, reserved_allowed=reserved_allowed)
         if not isinstance(value, (bytes, bytearray, memoryview)):
@@ -122,6 +136,7 @@ def encode_extensions(extensions: Mapping[str, bytes], *, reserved_allowed: bool
             field="extensions",
             reason="too-large",
             value=len(data),
+            advice="put longer data into the payload",
         )
     return data
 
@@ -388,12 +403,7 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
             ) from error
         made = DenialReceipt if plain.kind == kinds.SYSTEM_DENIAL.raw else AppendReceipt
         if not issubclass(made, cls):
-            raise InvalidInput(
-                f"this is the receipt of an event of kind {plain.kind:#06x}, not of a denial",
-                field="kind",
-                value=plain.kind,
-                advice="read it with AppendReceipt.from_json",
-            )
+            raise _no_denial(plain.kind)
         return made(
             journal_id,
             (
@@ -417,6 +427,15 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
         )
 
 
+def _no_denial(kind: int) -> InvalidInput:
+    return InvalidInput(
+        f"this is the receipt of an event of kind {kind:#06x}, not of a denial",
+        field="kind",
+        value=kind,
+        advice="use it as an AppendReceipt",
+    )
+
+
 class DenialReceipt(AppendReceipt, frozen=True, gc=False, eq=False):
     """The receipt of a denial: verifying it asks that the event is one. Made by `Store.deny`."""
 
@@ -427,7 +446,16 @@ class DenialReceipt(AppendReceipt, frozen=True, gc=False, eq=False):
 
     @classmethod
     def of(cls, receipt: AppendReceipt) -> DenialReceipt:
-        """The same receipt, known to be a denial's."""
+        """The same receipt, known to be a denial's. Raises InvalidInput for any other's."""
+        if not isinstance(receipt, AppendReceipt):
+            raise InvalidInput(
+                "a DenialReceipt is made of a receipt",
+                field="receipt",
+                value=receipt,
+                advice="pass what store.deny() gave",
+            )
+        if receipt._kind != kinds.SYSTEM_DENIAL.raw:
+            raise _no_denial(receipt._kind)
         return cls(*(getattr(receipt, name) for name in receipt.__struct_fields__))
 
 

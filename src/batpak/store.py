@@ -563,12 +563,20 @@ class Store(Reading):
         if isinstance(denied, Denial):
             denied = Denied.of(denied)
         if not isinstance(denied, Denied):
-            raise InvalidInput("deny() takes a Denied or a Denial", field="denied", value=denied)
-        binding = None if isinstance(kind, EventKind) else payloads.lookup_type(kind)
+            raise InvalidInput(
+                "deny() takes a Denied or a Denial",
+                field="denied",
+                value=denied,
+                advice="pass error.denied of the GateDenied",
+            )
+        binding = payloads.lookup_type(kind) if isinstance(kind, type) else None
         proposed = kind if binding is None else binding.kind
         if not isinstance(proposed, EventKind):
             raise InvalidInput(
-                "kind= takes an EventKind or a payload class", field="kind", value=kind
+                "kind= takes an EventKind or a payload class",
+                field="kind",
+                value=kind,
+                advice="pass the kind of the event that was denied",
             )
         data = denied.payload(proposed, content_hash=content_hash, pipeline_id=pipeline).encode()
         event = self._preparer.denial(

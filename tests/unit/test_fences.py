@@ -165,6 +165,8 @@ def test_events_of_a_fence_may_name_each_other(store: Store) -> None:
         fence.append(ALICE, 2, kind=NOTE, causation=Prior(1), flags=2, lane=3, depth=4)
         with pytest.raises(InvalidInput):
             fence.append(ALICE, 3, kind=NOTE, causation=Prior(3))
+        with pytest.raises(InvalidInput):
+            fence.append(ALICE, 3, kind=NOTE, causation=Prior(True))
     first, second, third = (store.get(one.event_id) for one in fence.receipts)
     assert second.causation_id == CausationId.from_bytes(first.event_id.bytes)
     assert second.correlation_id.bytes == first.event_id.bytes
@@ -642,6 +644,8 @@ def test_a_queued_outbox_is_one_commit(store: Store) -> None:
         lambda outbox: outbox.stage("alice", 1, kind=NOTE),
         lambda outbox: outbox.stage_raw(ALICE, NOTE, "text"),
         lambda outbox: outbox.stage(ALICE, 1, kind=NOTE, causation=Prior(1)),
+        lambda outbox: outbox.stage(ALICE, 1, kind=NOTE, causation=Prior(False)),
+        lambda outbox: outbox.stage(ALICE, 1, kind=NOTE, correlation=Prior(0.0)),
         lambda outbox: outbox.stage(ALICE, 1, kind=NOTE, extensions={"batpak.x": b""}),
         lambda outbox: outbox.stage(ALICE, bytes(2000), kind=NOTE),
     ],

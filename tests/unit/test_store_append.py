@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from blake3 import blake3
 
@@ -22,6 +24,7 @@ from batpak import (
     CausationId,
     Coordinate,
     CorrelationId,
+    Denial,
     Durability,
     EventFlag,
     EventId,
@@ -418,6 +421,10 @@ REFUSED: list[tuple[str, Callable[[Store], Any], type[BatpakError], dict[str, An
      {"value": 0xD004}),
     ("kind as number", lambda s: s.append(ALICE, 1, kind=0x1001), InvalidInput,  # type: ignore[arg-type]  # the refusal is the test
      {"field": "kind"}),
+    ("kind as list", lambda s: s.append(ALICE, 1, kind=[]), InvalidInput,  # type: ignore[arg-type]  # the refusal is the test
+     {"field": "kind"}),
+    ("kind as list in a batch", lambda s: s.append_many([Item(ALICE, 1, kind=[])]), InvalidInput,  # type: ignore[arg-type]  # the refusal is the test
+     {"field": "kind", "index": 0}),
     ("raw without kind", lambda s: s.append_raw(ALICE, None, b""), InvalidInput,  # type: ignore[arg-type]  # the refusal is the test
      {"field": "kind"}),
     ("plain value without kind", lambda s: s.append(ALICE, {"x": 1}), UnregisteredPayload,
@@ -482,12 +489,36 @@ REFUSED: list[tuple[str, Callable[[Store], Any], type[BatpakError], dict[str, An
      lambda s: s.append_many([Item(ALICE, 1, kind=NOTE)] * 2
                              + [Item(ALICE, 1, kind=NOTE, causation=Prior(-1))]),
      InvalidInput, {"index": 2}),
+    *[(f"prior {bad!r}",
+       lambda s, bad=bad: s.append_many([Item(ALICE, 1, kind=NOTE)] * 2
+                                        + [Item(ALICE, 1, kind=NOTE, causation=Prior(bad))]),
+       InvalidInput, {"field": "causation", "index": 2})
+      for bad in (True, False, 1.0, "1", None, np.int64(1))],
     ("prior for the whole batch",
      lambda s: s.append_many([Item(ALICE, 1, kind=NOTE)] * 2, causation=Prior(0)),  # type: ignore[arg-type]  # the refusal is the test
      InvalidInput, {"index": 0}),
     ("empty batch", lambda s: s.append_many([]), InvalidInput, {"field": "items"}),
     ("batch over the limit", lambda s: s.append_many([Item(ALICE, 1, kind=NOTE)] * 9),
      BatchTooLarge, {"limit": 8}),
+    ("a batch that never ends", lambda s: s.append_many(repeat(Item(ALICE, 1, kind=NOTE))),
+     BatchTooLarge, {"limit": 8}),
+    ("a batch that never ends, with gates",
+     lambda s: s.append_many(repeat(Item(ALICE, 1, kind=NOTE)), gates=[]),
+     BatchTooLarge, {"limit": 8}),
+    ("an import that never ends",
+     lambda s: s.append_imported("src", 1, repeat(Item(ALICE, 1, kind=NOTE))),
+     BatchTooLarge, {"limit": 8}),
+    ("no items", lambda s: s.append_many(None), InvalidInput,  # type: ignore[arg-type]  # the refusal is the test
+     {"field": "items", "value": "NoneType"}),
+    ("one item that is no batch", lambda s: s.append_many(Item(ALICE, 1, kind=NOTE)), InvalidInput,  # type: ignore[arg-type]  # the refusal is the test
+     {"field": "items", "value": "Item"}),
+    ("no items, with gates", lambda s: s.append_many(None, gates=[]), InvalidInput,  # type: ignore[arg-type]  # the refusal is the test
+     {"field": "items"}),
+    *[(f"{field} of an item is {bad!r}",
+       lambda s, field=field, bad=bad: s.append_many(
+           [Item(ALICE, 1, kind=NOTE, **{field: bad})], **{field: CorrelationId(9)}),
+       InvalidInput, {"field": field, "index": 0})
+      for field in ("correlation", "causation") for bad in (0, "", b"")],
     ("no item", lambda s: s.append_many([Item(ALICE, 1, kind=NOTE), 5]), InvalidInput,  # type: ignore[list-item]  # the refusal is the test
      {"field": "items", "index": 1, "value": "int"}),
     ("bad kind in a batch",
@@ -592,6 +623,7 @@ def test_extension_names_follow_the_rules_in_order(
         with pytest.raises(ExtensionError) as caught:
             store.append(ALICE, 1, kind=NOTE, extensions={key: b"v"})
         assert caught.value.reason == reason
+        assert "acme.trace" in caught.value.advice
 
 
 @pytest.mark.parametrize(
@@ -602,15 +634,28 @@ def test_extension_names_follow_the_rules_in_order(
         ({"acme.a": bytes(65_536)}, "too-large"),
         ([("acme.a", b"")], "not-a-mapping"),
         ("acme.a", "not-a-mapping"),
+        # What is empty and no mapping is not taken for none.
+        (0, "not-a-mapping"),
+        ([], "not-a-mapping"),
+        ("", "not-a-mapping"),
+        (b"", "not-a-mapping"),
+        (False, "not-a-mapping"),
     ],
 )
 def test_extension_values_are_bytes_within_bounds(
     store: Store, extensions: Any, reason: str
 ) -> None:
-    with untouched(store):
-        with pytest.raises(ExtensionError) as caught:
-            store.append(ALICE, 1, kind=NOTE, extensions=extensions)
-        assert caught.value.reason == reason
+    for append in (
+        lambda: store.append(ALICE, 1, kind=NOTE, extensions=extensions),
+        lambda: store.append_many([Item(ALICE, 1, kind=NOTE, extensions=extensions)]),
+        lambda: store.append(ALICE, 1, kind=NOTE, extensions=extensions, gates=[]),
+        lambda: store.deny(ALICE, NOTE, Denial("gate", "no"), extensions=extensions),
+    ):
+        with untouched(store):
+            with pytest.raises(ExtensionError) as caught:
+                append()
+            assert caught.value.reason == reason
+            assert caught.value.advice
 
 
 def test_the_largest_extensions_are_taken(store: Store) -> None:
@@ -626,9 +671,14 @@ def test_a_namespace_makes_names(store: Store) -> None:
     acme = Namespace("acme")
     store.append(ALICE, 1, kind=NOTE, extensions={acme.key("trace"): b"t"})
     assert store.at(1).extensions == {"acme.trace": b"t"}
-    for name in ("batpak", "origin", "a.b", "", "ä"):
-        with pytest.raises(ExtensionError):
+    names: list[Any] = ["batpak", "origin", "a.b", "", "ä", 5, None, b"acme"]
+    for name in names:
+        with pytest.raises(ExtensionError) as caught:
             Namespace(name)
+        assert caught.value.advice
+    for name in ("", "a.b", "ä", 5, None, b"trace"):
+        with pytest.raises(ExtensionError):
+            acme.key(name)  # type: ignore[arg-type]  # the refusal is the test
 
 
 # --- imports ---------------------------------------------------------------------

@@ -12,6 +12,7 @@ from batpak import (
     Bypass,
     Coordinate,
     Denial,
+    DenialReceipt,
     Denied,
     Durability,
     EventKind,
@@ -22,7 +23,7 @@ from batpak import (
     Store,
     gate,
 )
-from batpak.errors import GatePassError, InvalidInput, ReservedName
+from batpak.errors import GatePassError, InvalidInput, PayloadTooLarge, ReservedName
 from batpak.gates import DenialPayload, Gate, Passed, Verdict
 from batpak.kinds import SYSTEM_DENIAL
 
@@ -228,12 +229,39 @@ def test_a_denial_is_an_event_at_the_denied_place(store: Store) -> None:
     assert store.verify().ok
 
 
+@pytest.mark.parametrize("codec", ["plain", "salted"])
+def test_a_denial_has_the_limits_of_a_payload(tmp_path: Path, codec: str) -> None:
+    empty = len(Denied.of(Denial("g", "")).payload(NOTE).encode())
+    # The text's length takes one byte up to 31, and two up to 255.
+    limit = empty + 201
+    with Store.open(tmp_path / "journal", payload_max_bytes=limit, codec=codec) as store:
+        written = store.frontier().written
+        with pytest.raises(PayloadTooLarge) as caught:
+            store.deny(ALICE, NOTE, Denial("g", "x" * 201))
+        assert (caught.value.field, caught.value.limit) == ("denied", limit)
+        assert store.frontier().written == written
+        receipt = store.deny(ALICE, NOTE, Denial("g", "x" * 200))
+        assert len(store.get(receipt.event_id).raw) == limit
+
+
+def test_only_the_receipt_of_a_denial_becomes_one(store: Store) -> None:
+    receipt = store.append(ALICE, 1, kind=NOTE)
+    for bad in (receipt, receipt.signed_with(bytes(32), bytes(64)), None, 5):
+        with pytest.raises(InvalidInput) as caught:
+            DenialReceipt.of(bad)  # type: ignore[arg-type]  # the refusal is the test
+        assert caught.value.advice
+    denial = store.deny(ALICE, NOTE, Denial("g", "no"))
+    assert DenialReceipt.of(denial).signed_message == denial.signed_message
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
         (lambda s: s.deny(ALICE, NOTE, "no"), InvalidInput),
         (lambda s: s.deny("alice", NOTE, Denial("g", "no")), InvalidInput),
         (lambda s: s.deny(ALICE, 7, Denial("g", "no")), InvalidInput),
+        (lambda s: s.deny(ALICE, [], Denial("g", "no")), InvalidInput),
+        (lambda s: s.deny(ALICE, NOTE, Denied.of(Denial("g", "no")).error()), InvalidInput),
         (lambda s: s.deny(Coordinate("batpak:store", "x"), NOTE, Denial("g", "no")), ReservedName),
         (lambda s: s.append(ALICE, 1, kind=NOTE, gates=[1]), InvalidInput),
         (lambda s: s.append(ALICE, 1, kind=SYSTEM_DENIAL), InvalidInput),

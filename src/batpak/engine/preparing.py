@@ -128,8 +128,10 @@ class Preparer:
                     )
                 events.append(
                     one(
-                        item.coordinate, item.payload, item.kind, item.correlation or correlation,
-                        item.causation or causation, item.lane, item.depth, item.flags,
+                        item.coordinate, item.payload, item.kind,
+                        correlation if item.correlation is None else item.correlation,
+                        causation if item.causation is None else item.causation,
+                        item.lane, item.depth, item.flags,
                         item.extensions, item.key, None, index, item.is_raw,
                         marks if marks_all or index == last else None,
                     )
@@ -194,8 +196,8 @@ class Preparer:
         if self._salted:
             data = (next(self._salts, None) or self._new_salts()) + data
         packed = b""
-        if extensions or marks:
-            packed = encode_extensions(extensions or {})
+        if extensions is not None or marks:
+            packed = encode_extensions({} if extensions is None else extensions)
             if marks:
                 packed = encode_extensions({**(extensions or {}), **marks}, reserved_allowed=True)
         if key is not None:
@@ -240,7 +242,14 @@ class Preparer:
         causation: Id | None,
         extensions: Mapping[str, bytes] | None,
     ) -> Prepared:
-        """A denial event at the denied coordinate. Raises InvalidInput."""
+        """A denial event at the denied coordinate. Raises InvalidInput, PayloadTooLarge."""
+        if len(data) > self._payload_max:
+            raise PayloadTooLarge(
+                f"the denial has {len(data)} bytes",
+                field="denied",
+                limit=self._payload_max,
+                advice="shorten its messages and contexts, or raise payload_max_bytes",
+            )
         # The reserved kind is ours to give; everything else is judged as ever.
         self._judge.one(
             coordinate, b"", DATA, correlation, causation, 0, 0, 0, extensions, is_raw=True
@@ -254,7 +263,7 @@ class Preparer:
             self._codec,
             envelope,
             sealing=sealing,
-            extensions=encode_extensions(extensions or {}),
+            extensions=encode_extensions({} if extensions is None else extensions),
             correlation_id=None if correlation is None else correlation.bytes,
             causation_id=NO_ID if causation is None else causation.bytes,
         )
@@ -335,6 +344,7 @@ def expected_clock(expect: int | Expect) -> int:
         "expect= is the clock of the entity's last event, or Expect.EMPTY",
         field="expect",
         value=expect,
+        advice="pass latest(entity).clock, an int; Expect.EMPTY where there is no event yet",
     )
 
 
@@ -359,6 +369,7 @@ def check_unique_keys(events: list[Prepared]) -> None:
                 reason="duplicate-key",
                 index=index,
                 key=key.hex(),
+                advice="give each event of a commit a key of its own",
             )
 
 
@@ -372,7 +383,12 @@ def _key_bytes(key: object) -> bytes:
             advice='derive one: operation_key("invoice", "42", "paid")',
         )
     if raw == NO_ID:
-        raise KeyInvalid("an idempotency key is not zero", field="key", value=key)
+        raise KeyInvalid(
+            "an idempotency key is not zero",
+            field="key",
+            value=key,
+            advice='derive one: operation_key("invoice", "42", "paid")',
+        )
     return raw
 
 
@@ -387,11 +403,16 @@ def _encode_under(
             field="payload",
             advice="decorate the class with @payload, or pass kind=EventKind(…)",
         )
-    binding = None if kind is None or isinstance(kind, EventKind) else _binding_of(kind)
+    binding = _binding_of(kind) if isinstance(kind, type) else None
     if binding is not None:
         kind, version = binding.kind, binding.version
     if not isinstance(kind, EventKind):
-        raise InvalidInput("kind= takes an EventKind or a payload class", field="kind", value=kind)
+        raise InvalidInput(
+            "kind= takes an EventKind or a payload class",
+            field="kind",
+            value=kind,
+            advice="write kind=EventKind(0xE, 1)",
+        )
     if kind.is_reserved:
         raise ReservedKind(
             f"kind {kind} belongs to the system",
@@ -426,15 +447,23 @@ def _encode_under(
 
 def _reference(field: str, value: Id | Prior, index: int) -> bytes | int:
     if isinstance(value, Prior):
-        if not 0 <= value.index < index:
+        # No bool, and no number of another library: what it names is looked up by its type.
+        if type(value.index) is not int or not 0 <= value.index < index:
             raise InvalidInput(
-                f"Prior({value.index}) has to name an earlier item of the batch",
+                f"{value!r} has to name an earlier item of the batch",
                 field=field,
                 value=value.index,
+                advice="Prior takes an int: the item's index, counted from 0",
             )
         return value.index
     if not isinstance(value, (EventId, CorrelationId, CausationId)):
-        raise InvalidInput(f"{field}= takes an id", field=field, value=value)
+        raise InvalidInput(
+            f"{field}= takes an id",
+            field=field,
+            value=value,
+            advice="pass an event_id; EventId.from_bytes(uuid.bytes) makes an id of a UUID, "
+            "EventId.parse one of its text",
+        )
     return value.bytes
 
 

@@ -128,7 +128,7 @@ class GateContext:
         _set(self, "kind", kind)
         _set(self, "payload_version", payload_version)
         _set(self, "raw", raw)
-        _set(self, "_extensions", encode_extensions(extensions or {}))
+        _set(self, "_extensions", encode_extensions({} if extensions is None else extensions))
         _set(self, "_view", None if reader is None else ReadView(reader))
 
     @classmethod

@@ -1345,9 +1345,9 @@ def _stream_full(coordinate: Coordinate) -> EntityClockOverflow:
 def unexpected(entity: str, actual: int, expected: int) -> ExpectationFailed:
     """What to raise where an entity's next clock is not the one that was expected."""
     stands = f"its last event has clock {actual - 1}" if actual else "it has no event"
-    wanted = f"clock {expected - 1}" if expected else "an empty stream"
+    wanted = f"at clock {expected - 1}" if expected else "without events"
     return ExpectationFailed(
-        f"{entity} is not at {wanted}: {stands}",
+        f"{entity} is not {wanted}: {stands}",
         entity=entity,
         expected=expected - 1 if expected else None,
         actual=actual - 1 if actual else None,
