@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,7 @@ from batpak.kinds import EventKind
 
 __all__ = ["Expect", "Id", "Item", "Key", "Prior", "Unless"]
 
+_set: Final = object.__setattr__
 Id = EventId | CorrelationId | CausationId
 Key = Id128 | UUID | bytes
 """An idempotency key: any 128-bit value but zero."""
@@ -39,6 +40,7 @@ class Prior:
     index: int
 
 
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Unless:
     """The commit is refused if an event that matches a region came after a sequence.
 
@@ -47,7 +49,6 @@ class Unless:
     InvalidInput.
     """
 
-    __slots__ = ("after", "regions")
     regions: tuple[Region, ...]
     after: int | None
 
@@ -65,9 +66,14 @@ class Unless:
         if after is not None and (
             isinstance(after, bool) or not isinstance(after, int) or after < 0
         ):
-            raise InvalidInput("after= is a sequence from 0 on", field="unless", value=after)
-        self.regions = regions
-        self.after = after
+            raise InvalidInput(
+                "after= is a sequence from 0 on",
+                field="unless",
+                value=after,
+                advice="pass the sequence of the last event that the decision has seen, an int",
+            )
+        _set(self, "regions", regions)
+        _set(self, "after", after)
 
     def __repr__(self) -> str:
         return f"Unless({', '.join(map(repr, self.regions))}, after={self.after})"

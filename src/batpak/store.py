@@ -29,7 +29,7 @@ from batpak.coordinate import Coordinate, Region
 from batpak.engine.appending import Appender, OnReplay, check_on_replay, check_timeout, check_wait
 from batpak.engine.checkpoints import CheckpointMaker, StoredCheckpoint
 from batpak.engine.compacting import CompactionPlan, CompactionReport, Rewrite, rewrite
-from batpak.engine.conditions import Guard, guard_of
+from batpak.engine.conditions import Guard, check_conditions, guard_of
 from batpak.engine.erasing import (
     ErasureReport,
     check_reason,
@@ -692,9 +692,12 @@ class Store(Reading):
         the keys and the guard's at the conditions: so what the guard refuses is only
         final under the append lock, where the keys are looked up first.
         """
-        if (expect is None and unless is None) or self._are_written(events):
+        if expect is None and unless is None:
             return None
-        return guard_of(self._reader, self._writer, expect, unless)
+        expected = check_conditions(expect, unless)
+        if self._are_written(events):
+            return None
+        return guard_of(self._reader, self._writer, expected, unless)
 
     def _are_written(self, events: Sequence[Prepared]) -> bool:
         """Whether the key of each is known."""
@@ -718,9 +721,10 @@ class Store(Reading):
         """A `with` block whose appends become one commit at its end, or nothing at all.
 
         Others keep writing meanwhile; keys and conditions are checked at the end.
-        Raises FenceOpen inside another fence of this thread, StoreClosed.
+        Raises InvalidInput, FenceOpen inside another fence of this thread, StoreClosed.
         """
         self._writer.check()
+        check_conditions(expect, unless)
         check_on_replay(on_replay)
         self._tell_lost()
         self._check_no_fence()
@@ -776,9 +780,10 @@ class Store(Reading):
     ) -> Outbox:
         """Events that are staged now and written as one commit by `flush()`.
 
-        Raises StoreClosed.
+        Raises InvalidInput, StoreClosed.
         """
         self._writer.check()
+        check_conditions(expect, unless)
         check_on_replay(on_replay)
         return Outbox(
             self._preparer,

@@ -6,6 +6,7 @@ however the threads run. What a refusal leaves is compared byte by byte.
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -425,16 +426,16 @@ def test_what_is_no_clock_is_refused(store: Store, way: Callable[..., Any], expe
 @pytest.mark.parametrize("expect", [3, Expect.EMPTY, [("a", 1)], "a", {7: 1}, {b"a": 1}], ids=repr)
 def test_a_commit_s_expectations_map_entities_to_clocks(store: Store, expect: Any) -> None:
     item = Item(ALICE, 1, kind=NOTE)
-    outbox = store.outbox(expect=expect)
-    outbox.stage(ALICE, 1, kind=NOTE)
     for call in (
         lambda: store.append_many([item], expect=expect),
         lambda: store.submit_many([item], expect=expect).result(WAIT),
-        outbox.flush,
+        lambda: store.outbox(expect=expect),
+        lambda: store.fence(expect=expect),
     ):
         with unwritten(store), pytest.raises(InvalidInput) as raised:
             call()
         assert raised.value.field == "expect"
+        assert raised.value.advice
 
 
 @few_ways
@@ -445,6 +446,47 @@ def test_what_is_no_condition_is_refused(
     with unwritten(store), pytest.raises(InvalidInput) as raised:
         way(store, Item(ALICE, 1, kind=NOTE), unless=unless)
     assert raised.value.field == "unless"
+
+
+def test_what_is_no_condition_is_refused_before_something_is_staged(store: Store) -> None:
+    for staged in (store.fence, store.outbox):
+        with pytest.raises(InvalidInput) as raised:
+            staged(unless="all")
+        assert raised.value.field == "unless"
+
+
+@every_way
+def test_what_is_no_condition_is_refused_for_a_known_key_too(
+    store: Store, way: Callable[..., Any]
+) -> None:
+    item = Item(ALICE, 1, kind=NOTE, key=operation_key("test", "known"))
+    first = way(store, item)
+    for bad in ({"expect": "x"}, {"unless": "x"}):
+        with unwritten(store), pytest.raises(InvalidInput) as raised:
+            way(store, item, **bad)
+        assert raised.value.field in bad
+    # A condition that is one no longer counts: what it guarded is written.
+    replayed = way(store, item, expect=7, unless=Unless(Region.all()))
+    assert (replayed.sequence, replayed.replayed) == (first.sequence, True)
+
+
+def test_an_entity_is_named_by_its_text_and_the_refusal_says_so(store: Store) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        store.append_many([Item(ALICE, 1, kind=NOTE)], expect={ALICE: 0})  # type: ignore[dict-item]  # the refusal is the test
+    assert "coordinate.entity" in raised.value.advice
+
+
+def test_a_condition_is_a_value(store: Store) -> None:
+    unless = Unless(Region(entity="a"), Region.all(), after=3)
+    for name in ("after", "regions"):
+        with pytest.raises(AttributeError):
+            setattr(unless, name, None)
+    assert (unless.after, unless.regions) == (3, (Region(entity="a"), Region.all()))
+    again = pickle.loads(pickle.dumps(unless))
+    assert again == unless
+    assert hash(again) == hash(unless)
+    assert repr(again) == repr(unless)
+    assert again != Unless(Region.all(), after=3)
 
 
 @few_ways

@@ -17,7 +17,7 @@ from batpak.index.query import Query
 from batpak.items import Expect, Unless
 from batpak.journal.writer import Writer, unexpected
 
-__all__ = ["Guard", "guard_of"]
+__all__ = ["Guard", "check_conditions", "guard_of"]
 
 
 class Guard:
@@ -77,12 +77,22 @@ class Guard:
 def guard_of(
     reader: LogReader,
     writer: Writer,
-    expect: Mapping[str, int | Expect] | None,
+    expected: Sequence[tuple[str, bytes, int]],
     unless: Unless | None,
-) -> Guard | None:
+) -> Guard:
     """The guard of a commit, after its first look. Raises InvalidInput."""
-    if expect is None and unless is None:
-        return None
+    guard = Guard(reader, writer, expected, unless)
+    guard.look()
+    return guard
+
+
+def check_conditions(
+    expect: Mapping[str, int | Expect] | None, unless: Unless | None
+) -> list[tuple[str, bytes, int]]:
+    """Refuse conditions that are none, whatever the journal holds. Raises InvalidInput.
+
+    Gives what is expected: of each entity its name, its bytes, and its next clock.
+    """
     if unless is not None and not isinstance(unless, Unless):
         raise InvalidInput(
             "unless= takes an Unless",
@@ -101,11 +111,14 @@ def guard_of(
             )
         for name, clock in expect.items():
             if not isinstance(name, str):
-                raise InvalidInput("an entity is named by a text", field="expect", value=name)
+                raise InvalidInput(
+                    "an entity is named by a text",
+                    field="expect",
+                    value=name,
+                    advice='write expect={coordinate.entity: 3}, or {"player:alice": 3}',
+                )
             expected.append((name, name.encode("utf-8", "surrogatepass"), expected_clock(clock)))
-    guard = Guard(reader, writer, expected, unless)
-    guard.look()
-    return guard
+    return expected
 
 
 def _ruled_out(region: Region, sequence: int) -> ConditionFailed:
