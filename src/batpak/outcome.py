@@ -612,8 +612,9 @@ class Outcome(_Value, Generic[T_co]):
 
         The first that applies: either is Err, Cancelled, Retry, Pending (this one before
         the other); two batches pair up item by item and must be of one length; the value
-        of an Ok goes to each item of a batch.
+        of an Ok goes to each item of a batch. Raises: InvalidInput for what is no outcome.
         """
+        _one_of(cast("type[Any]", Outcome), "other", other)
         for variant in (Err, Cancelled, Retry, Pending):
             for side in (self, other):
                 if isinstance(side, variant):
@@ -659,8 +660,11 @@ class Outcome(_Value, Generic[T_co]):
         """Read what `to_json` wrote. Raises: InvalidInput."""
         try:
             plain = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise InvalidInput(f"not an outcome: {error}", field="text") from error
+        except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError) as error:
+            # What is neither text nor bytes is a TypeError.
+            raise InvalidInput(
+                f"not an outcome: {error}", field="text", advice="give what to_json() wrote"
+            ) from error
         return cls.__from_canonical__(plain)
 
 
@@ -838,7 +842,8 @@ def _read_outcome(plain: object, path: str, nesting: int) -> Outcome[Any]:
 
 def _leaves(outcomes: Iterable[Outcome[T]]) -> Iterator[Outcome[T]]:
     """The outcomes in order, batches replaced by what they hold; an empty one stays."""
-    for one in outcomes:
+    for one in cast("Iterable[Outcome[T]]", _items("outcomes", outcomes)):
+        _one_of(cast("type[Any]", Outcome), "outcomes", one)
         if isinstance(one, Batch) and one.items:
             yield from _leaves(one.items)
         else:
@@ -846,7 +851,10 @@ def _leaves(outcomes: Iterable[Outcome[T]]) -> Iterator[Outcome[T]]:
 
 
 def join_all(outcomes: Iterable[Outcome[T]]) -> Outcome[tuple[T, ...]]:
-    """All values in order, those of batches among them; or the first that is not Ok."""
+    """All values in order, those of batches among them; or the first that is not Ok.
+
+    Raises: InvalidInput where it comes to what is no outcome.
+    """
     values: list[T] = []
     for one in _leaves(outcomes):
         match one:
@@ -864,6 +872,7 @@ def join_any(outcomes: Iterable[Outcome[T]]) -> Outcome[T]:
 
     A Retry, Pending or Cancelled that comes first is the answer: what follows it is not
     looked at. Nothing to choose from, also in a batch, counts as an Err of kind Internal.
+    Raises: InvalidInput where it comes to what is no outcome.
     """
     last: Outcome[T] | None = None
     for one in _leaves(outcomes):

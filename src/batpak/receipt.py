@@ -392,9 +392,12 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
         """
         try:
             plain = msgspec.json.decode(text, type=_ReceiptJson)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            # Text in a field that is no UTF-8, and nesting without end, are not DecodeErrors.
-            raise InvalidInput(f"not a receipt: {error}", field="receipt") from error
+        except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError) as error:
+            # Text in a field that is no UTF-8, nesting without end, and what is neither text
+            # nor bytes are not DecodeErrors.
+            raise InvalidInput(
+                f"not a receipt: {error}", field="receipt", advice="give what to_json() wrote"
+            ) from error
         try:
             journal_id = UUID(plain.journal_id)
         except ValueError as error:

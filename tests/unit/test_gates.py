@@ -335,6 +335,24 @@ def test_a_denied_raises_as_a_conflict_that_carries_the_trace() -> None:
     assert again.denied == denied
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Denied.of(5),
+        lambda: Denied.of(None),
+        lambda: Denied(None),
+        lambda: Denied(Denial("g", "no")),
+        lambda: Denied([Denial("g", "no")]),
+        lambda: DenialPayload(5, KIND),
+    ],
+)
+def test_a_denied_is_made_of_denials_only(make: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make()
+    assert caught.value.field in ("denial", "evaluations")
+    assert "Denied.of" in caught.value.advice
+
+
 def test_a_denied_travels_without_what_the_gate_raised() -> None:
     unpicklable = ValueError(lambda: None)
     denied = GateSet([Recording("a", unpicklable)]).check(None)
@@ -752,6 +770,9 @@ def test_an_audit_that_is_none_is_refused(plain: Any) -> None:
         Bypass.from_extensions({BYPASS_EXTENSION: canonical.encode(plain)})
     with pytest.raises(CanonicalError):
         Bypass.from_extensions({BYPASS_EXTENSION: b"\xc1"})
+    for no_extensions in (None, 5, b"", [BYPASS_EXTENSION]):
+        with pytest.raises(InvalidInput):
+            Bypass.from_extensions(no_extensions)  # type: ignore[arg-type]  # the refusal is the test
 
 
 # --- commits outside a store -----------------------------------------------------------

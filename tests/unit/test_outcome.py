@@ -443,6 +443,27 @@ def test_joins_of_nothing() -> None:
         assert found.error.kind is ErrorKind.INTERNAL
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: join_all([5]),
+        lambda: join_any([5]),
+        lambda: join_all([Ok(1), None]),
+        lambda: join_any([Err(OutcomeError(ErrorKind.TIMEOUT, "m")), "Ok"]),
+        lambda: join_all(Ok(1)),
+        lambda: join_any(None),
+        lambda: join_all("ab"),
+        lambda: Ok(1).zip(5),
+        lambda: Err(OutcomeError(ErrorKind.TIMEOUT, "m")).zip(None),
+        lambda: Batch([]).zip([]),
+    ],
+)
+def test_what_is_no_outcome_is_neither_joined_nor_paired(call: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        call()
+    assert caught.value.field in ("outcomes", "other")
+
+
 # --- JSON --------------------------------------------------------------------------
 
 
@@ -465,6 +486,7 @@ def test_json_refuses_what_it_can_not_say() -> None:
         Ok(float("nan")).to_json()
     with pytest.raises(CanonicalError):
         Ok({1}).to_json()
-    for text in ("", "{", "[]", '{"type": "Ok"}', b"\xff"):
-        with pytest.raises(InvalidInput):
-            Outcome.from_json(text)
+    for text in ("", "{", "[]", '{"type": "Ok"}', b"\xff", None, 5, ["{}"]):
+        with pytest.raises(InvalidInput) as caught:
+            Outcome.from_json(text)  # type: ignore[arg-type]  # the mistake under test
+        assert caught.value.advice

@@ -156,9 +156,12 @@ def test_what_is_no_receipt_is_refused(field: str, value: Any, error: type[Batpa
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", "{", b"\xff\xfe", '{"journal_id": 1}', '{"x": "\ud800"}', '{"x":' * 2000],
-)
-def test_what_is_no_json_of_a_receipt_is_refused(text: str | bytes) -> None:
+    [
+        "", "null", "[]", "{", b"\xff\xfe", '{"journal_id": 1}', '{"x": "\ud800"}', '{"x":' * 2000,
+        None, 5, {},
+    ],
+)  # fmt: skip
+def test_what_is_no_json_of_a_receipt_is_refused(text: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         AppendReceipt.from_json(text)
     assert caught.value.field == "receipt"

@@ -61,8 +61,16 @@ class Bypass:
     def from_extensions(cls, extensions: Mapping[str, bytes]) -> Bypass | None:
         """The audit of an event or receipt; None where no gates were bypassed.
 
-        Unknown keys are ignored. Raises: CanonicalError for bytes that are no audit.
+        Unknown keys are ignored. Raises: CanonicalError for bytes that are no audit,
+        InvalidInput for what are no extensions.
         """
+        if not isinstance(extensions, Mapping):
+            raise InvalidInput(
+                "extensions are a mapping of names to bytes",
+                field="extensions",
+                value=cast("object", extensions),
+                advice="pass event.extensions or receipt.extensions",
+            )
         raw = extensions.get(BYPASS_EXTENSION)
         if raw is None:
             return None

@@ -163,11 +163,14 @@ def _check_hash(field: str, value: object) -> None:
 
 
 def _evaluations(given: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
-    found = tuple(given)
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
     for one in found:
         if not isinstance(one, Evaluation):
             raise InvalidInput(
-                "evaluations are Evaluation values", field="evaluations", value=cast("object", one)
+                "evaluations are a list of Evaluation values",
+                field="evaluations",
+                value=cast("object", one),
+                advice="Denied.of(denial) makes a Denied of a single Denial",
             )
     return found
 
@@ -195,7 +198,17 @@ class Denied:
 
     @classmethod
     def of(cls, denial: Denial) -> Denied:
-        """A denial that was made without a set: the one gate that is known to have spoken."""
+        """A denial that was made without a set: the one gate that is known to have spoken.
+
+        Raises: InvalidInput.
+        """
+        if not isinstance(denial, Denial):
+            raise InvalidInput(
+                "a Denied is made of a Denial",
+                field="denial",
+                value=cast("object", denial),
+                advice='write Denied.of(Denial("gate", "message"))',
+            )
         return cls([Evaluation(denial.gate, Verdict.DENY, denial)])
 
     @property
