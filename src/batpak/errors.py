@@ -126,7 +126,19 @@ class BatpakError(Exception):
         return f"{text}; {self.advice}" if self.advice else text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.what, self.advice, self.facts))
+        facts = {name: _portable(value) for name, value in self.facts.items()}
+        return (_rebuild, (type(self), self.what, self.advice, facts))
+
+
+def _portable(value: Any) -> Any:
+    """A fact for another process; what can't go there, such as a function, as its repr."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:  # noqa: BLE001  # a value of the program's own may raise anything
+        return repr(value)
+    return value
 
 
 def _rebuild(cls: type[BatpakError], what: str, advice: str, facts: dict[str, Any]) -> BatpakError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from batpak.errors import (
     Unavailable,
 )
 
+HERE = Coordinate("player:alice", "room")
+NOTE = EventKind(1, 1)
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "errors.md"
 GROUPS = (InvalidInput, Conflict, Unavailable, Indeterminate, Damaged)
 CLASSES = [getattr(errors, name) for name in errors.__all__]
@@ -194,6 +197,42 @@ def test_errors_travel_between_processes_whole(cls: type[BatpakError]) -> None:
     assert str(again) == str(error)
     assert again.facts == facts
     assert again.advice == "do this"
+
+
+class Returning(Exception):
+    """Can be pickled, and not be made again."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__("gone")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.append(HERE, 1, kind=NOTE, gates=[lambda context: None]),
+        lambda store: store.append(HERE, 1, kind=NOTE, unless=lambda: 0),
+        lambda store: store.append(HERE, 1, kind=lambda: 0),
+        lambda store: store.deny(HERE, NOTE, store),
+    ],
+)
+def test_a_value_that_can_not_travel_goes_as_its_text(
+    tmp_path: Path, call: Callable[[Store], Any]
+) -> None:
+    with Store.open(tmp_path / "journal") as store:
+        with pytest.raises(InvalidInput) as raised:
+            call(store)
+        error = raised.value
+        again = pickle.loads(pickle.dumps(error))
+        assert again.facts == {**error.facts, "value": repr(error.value)}
+        assert (again.what, again.advice, again.field) == (error.what, error.advice, error.field)
+
+
+def test_a_cause_that_can_not_be_made_again_goes_as_its_text() -> None:
+    error = JournalPoisoned("no", cause=Returning(1, 2), file="0.seg")
+    outer = Indeterminate("perhaps", receipts=(), cause=error)
+    again: Indeterminate = pickle.loads(pickle.dumps(outer))
+    assert isinstance(again.cause, JournalPoisoned)
+    assert again.cause.facts == {"cause": "Returning('gone')", "file": "0.seg"}
 
 
 def test_an_indeterminate_travels_with_its_receipts(tmp_path: Path) -> None:
