@@ -761,6 +761,7 @@ def source_bytes(source: str) -> bytes:
             "an import's source is named by text that has a UTF-8 form",
             field="source",
             value=source,
+            advice='name it like "jsonl:app.jsonl"',
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import batpak
-from batpak.errors import InvalidInput
+from batpak.errors import InvalidInput, ReservedKind
 from batpak_cli import shapes, terminal
 from batpak_cli.arguments import (
     Journal,
@@ -213,7 +213,13 @@ def import_jsonl(
 def _kind_of_all(text: str) -> EventKind:
     kind = parse_kind(text)
     if kind.is_reserved:
-        raise typer.BadParameter(f"{kind} belongs to the system", param_hint="--kind")
+        # As the journal itself says it, also for a file without a single event.
+        raise ReservedKind(
+            f"kind {kind} belongs to the system",
+            field="kind",
+            value=kind.raw,
+            advice="use a category from 1 to 15, but not 13",
+        )
     return kind
 
 

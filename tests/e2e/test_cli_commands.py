@@ -673,6 +673,7 @@ def test_a_held_lock_is_exit_4_and_names_the_holder(journal: Path) -> None:
         done = program("append", journal, "a", "b", "--json-payload", "1", code=4)
         assert done.err.startswith("locked: ")
         assert f"process {os.getpid()}" in done.err
+        assert "reading works meanwhile" in done.err
         assert batpak("log", journal, "--json").lines
 
 
@@ -717,7 +718,8 @@ def test_import_jsonl_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
     assert "unfinished" in done.err
     users = batpak("query", journal, "--entity", "user", "--kind", "0xF001", "--json").lines
     assert [event["entity"] for event in users] == ["user:7", "user:8", "user:9"]
-    assert "system" in batpak("import", "jsonl", journal, log, "--kind", "1", code=2).err
+    refused = batpak("import", "jsonl", journal, log, "--kind", "0x0001", "--json", code=5)
+    assert json.loads(refused.err)["error"]["code"] == "reserved-kind"
 
 
 def test_import_csv_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
@@ -738,6 +740,7 @@ def test_import_csv_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
     assert first.keys() == SHAPES["import"].keys()
     assert (first["events"], first["resumed"], first["source"]) == (1, False, "csv:t.csv")
     assert batpak("import", "csv", journal, table, *typed).out == "csv:t.csv: nothing new\n"
+    assert "system" in batpak("import", "csv", journal, table, "--kind", "0x000F", code=5).err
     with table.open("a") as file:
         file.write("8\tbig\n9\t\n1")
     done = batpak("import", "csv", journal, table, *typed, code=5)
@@ -753,7 +756,7 @@ def test_import_csv_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
         ("disk:7", 1.5),
         ("disk:9", None),
     ]
-    for wrong in (("--kind", "1"), ("--delimiter", ",,"), ("--types", "size"), ("--batch", "0")):
+    for wrong in (("--kind", "x"), ("--delimiter", ",,"), ("--types", "size"), ("--batch", "0")):
         assert wrong[0] in batpak("import", "csv", journal, table, *wrong, code=2).err
 
 

@@ -569,6 +569,7 @@ def test_a_refused_append_names_the_fault_and_leaves_no_trace(
         assert type(caught.value) is error
         assert {name: getattr(caught.value, name) for name in fields} == fields
         assert isinstance(caught.value, InvalidInput)
+        assert caught.value.advice
         if "index" in fields:
             assert f"index={fields['index']}" in str(caught.value)
 

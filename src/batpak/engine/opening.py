@@ -607,7 +607,7 @@ def _locked(files: Files, layout: Layout, fd: int) -> JournalLocked:
         f"the journal is open for writing in {holder}",
         file=layout.lock,
         pid=pid,
-        advice='wait for it to close, or read with mode="r"',
+        advice='wait for it to close; reading works meanwhile, in Python with mode="r"',
     )
 
 

@@ -124,7 +124,10 @@ class Preparer:
             try:
                 if not isinstance(item, Item):
                     raise InvalidInput(
-                        "append_many takes Items", field="items", value=type(item).__name__
+                        "append_many takes Items",
+                        field="items",
+                        value=type(item).__name__,
+                        advice="write Item(coordinate, payload)",
                     )
                 events.append(
                     one(
@@ -174,6 +177,7 @@ class Preparer:
                 "entities that begin with batpak: belong to the journal itself",
                 field="coordinate",
                 value=coordinate.entity,
+                advice="choose another name for the entity",
             )
         binding = None if kind is not None or is_raw else _binding_of(type(payload))
         if binding is not None:
@@ -423,7 +427,10 @@ def _encode_under(
     if is_raw:
         if not isinstance(payload, (bytes, bytearray, memoryview)):
             raise InvalidInput(
-                "append_raw takes bytes", field="payload", value=type(payload).__name__
+                "append_raw takes bytes",
+                field="payload",
+                value=type(payload).__name__,
+                advice="encode it first, or append the value itself with kind=",
             )
         return kind.raw, 0, bytes(cast("bytes", payload))
     own = _binding_of(type(payload))
@@ -441,6 +448,7 @@ def _encode_under(
             f"kind= names the class {binding.cls.__qualname__}, but the payload is none of it",
             field="payload",
             value=type(payload).__name__,
+            advice="pass an instance of the class, or an EventKind as kind=",
         )
     return kind.raw, version, canonical.encode(payload)
 
@@ -470,6 +478,13 @@ def _reference(field: str, value: Id | Prior, index: int) -> bytes | int:
 def _check_labels(lane: int, depth: int, flags: int) -> None:
     for name, value in (("lane", lane), ("depth", depth)):
         if not isinstance(value, int) or not 0 <= value <= _U32_MAX:
-            raise InvalidInput(f"{name} is from 0 to 2^32 - 1", field=name, value=value)
+            raise InvalidInput(
+                f"{name} is from 0 to 2^32 - 1", field=name, value=value, advice="pass an int"
+            )
     if not isinstance(flags, int) or flags & ~_CALLER_FLAGS:
-        raise InvalidInput("flags has only the bits 0 to 7", field="flags", value=flags)
+        raise InvalidInput(
+            "flags has only the bits 0 to 7",
+            field="flags",
+            value=flags,
+            advice="pass an int from 0 to 255; the other bits are the journal's",
+        )
