@@ -451,7 +451,8 @@ class Reading:
         """A proof bundle of one event, by the checkpoint over `size` events or the newest.
 
         `to_json()` gives the file that `batpak verify` reads and that needs no journal.
-        `receipt`: a signed one to show; without it a store with signing keys signs.
+        `receipt`: a signed one to show; without it a store with signing keys signs, if one of
+        them is in force for the event, and shows an unsigned one else: `sign` says so first.
         `withhold_payload` leaves out what the event says and proves all else. Raises
         EventNotFound, NotCheckpointed, InvalidInput, JournalCorrupt, StorageFailed.
         """

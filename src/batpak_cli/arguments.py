@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batpak.config import Keyring
 
 __all__ = [
+    "SEQUENCE_DIGITS",
     "WANTS_JSON",
     "AfterOption",
     "CategoryOption",
@@ -95,7 +96,7 @@ AfterOption = Annotated[
 ]
 
 _MAX_CLOCK = (1 << 32) - 1
-_SEQUENCE_DIGITS = 19
+SEQUENCE_DIGITS = 19
 """No sequence has more."""
 
 
@@ -129,7 +130,7 @@ def parse_id(text: str) -> bytes:
 
 def parse_event(store: Store | ReadOnlyStore, text: str) -> Event:
     """The event of a sequence or an id. Raises IdError, EventNotFound, Damaged."""
-    if text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS:
+    if text.isascii() and text.isdigit() and len(text) <= SEQUENCE_DIGITS:
         return store.at(int(text))
     return store.get(batpak.EventId.from_bytes(parse_id(text)))
 

@@ -6,15 +6,17 @@ command reads from a file or from standard input is bounded and believed to be h
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 import batpak
-from batpak.errors import InvalidInput
+from batpak.errors import InvalidInput, KeyNotInForce
 from batpak_cli import shapes, terminal
 from batpak_cli.arguments import (
+    SEQUENCE_DIGITS,
     Journal,
     JsonOption,
     WitnessOption,
@@ -43,6 +45,8 @@ __all__ = [
 _MAX_NOTE: Final = 64 << 10
 _MAX_KEY: Final = 4 << 10
 _MAX_REQUEST: Final = 256 << 10
+_PRIVATE: Final = "PRIVATE KEY"
+"""Stands in the first line of every private key in PEM."""
 
 NameOption = Annotated[
     str | None,
@@ -59,23 +63,68 @@ OutOption = Annotated[
 
 
 def parse_key(text: str, option: str) -> Key:
-    """A verifier key from a command line, or from the file that it names. Raises BadParameter."""
+    """A verifier key from a command line, or from the file that it names. Raises BadParameter.
+
+    Never shows what it was given: it may be a private key.
+    """
     from batpak.errors import ProofInvalid
     from batpak.proof.notes import Key
 
-    if "+" not in text:
+    if "+" not in text and _PRIVATE not in text:
         # Every verifier key has one, so this is a file, as `keys show` fills it.
         text = read_text(text, _MAX_KEY).strip()
     try:
         return Key.parse(text)
     except ProofInvalid as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+        what = "this is a private key" if _PRIVATE in text else "this is no verifier key"
+        field = "witness-key" if option == "--witness" else "log-key"
+        raise typer.BadParameter(
+            f"{what}; give what this prints: batpak keys show FILE --name NAME --field {field}",
+            param_hint=option,
+        ) from error
+
+
+def _named(name: str, key: SigningKey) -> Key:
+    """The verifier key of a name's notes. Raises BadParameter for what is no name."""
+    from batpak.errors import ProofInvalid
+    from batpak.proof.notes import Key
+
+    try:
+        return Key.parse(str(Key(name, key.public_key)))
+    except (ProofInvalid, UnicodeEncodeError) as error:
+        raise typer.BadParameter(
+            "a name is text without spaces and without +, as example.org/journal",
+            param_hint="--name",
+        ) from error
 
 
 def _load(path: str) -> SigningKey:
     from batpak.signing import SigningKey
 
     return SigningKey.load(path)
+
+
+def _check_out(out: str | None, json: bool = False) -> None:
+    """Before anything is changed: whether what comes of it can be given away.
+
+    Raises InvalidInput, BadParameter.
+    """
+    if out is None:
+        return
+    if json:
+        raise typer.BadParameter("--out and --json exclude each other")
+    if os.path.lexists(out):
+        raise _out_taken(out)
+    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+        raise InvalidInput(
+            "there is no such directory", field="out", value=out, advice="make it, or name another"
+        )
+
+
+def _out_taken(out: str) -> InvalidInput:
+    return InvalidInput(
+        "there is a file of this name already", field="out", value=out, advice="name a new file"
+    )
 
 
 def _write(text: str, out: str | None) -> None:
@@ -88,9 +137,7 @@ def _write(text: str, out: str | None) -> None:
         with open(out, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError as error:
-        raise InvalidInput(
-            "there is a file of this name already", field="out", value=out
-        ) from error
+        raise _out_taken(out) from error
     except OSError as error:
         from batpak.files import refusal
 
@@ -167,9 +214,9 @@ def keys_show(
 
 def _public(key: SigningKey, file: str, name: str | None) -> dict[str, Any]:
     """The shape "key"."""
-    from batpak.proof.notes import COSIGNATURE, Key
+    from batpak.proof.notes import COSIGNATURE
 
-    log = None if name is None else parse_key(str(Key(name, key.public_key)), "--name")
+    log = None if name is None else _named(name, key)
     return {
         "file": file,
         "public_key": key.public_key.hex(),
@@ -350,7 +397,9 @@ def prove(
     ] = None,
     signing_key: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Sign the receipt with this key; needs the lock."),
+        typer.Option(
+            metavar="FILE", help="Sign the receipt with this key of the journal; needs the lock."
+        ),
     ] = None,
     out: OutOption = None,
     json: JsonOption = False,
@@ -369,18 +418,12 @@ def prove(
     """
     if html and json:
         raise typer.BadParameter("--html and --json exclude each other")
-    first, colon, end = event.partition(":")
-    is_range = bool(colon) and first.isdigit() and end.isdigit()
-    with _to_prove(journal, signing_key) as store:
-        if is_range or since is not None:
-            low = int(first) if is_range else parse_event(store, event).sequence
-            bundle = store.prove_range(
-                low, int(end) if is_range else low + 1,
-                withhold_payload=withhold_payload, since=since, size=size,
-            )  # fmt: skip
-        else:
-            found = parse_event(store, event)
-            bundle = store.prove(found.event_id, withhold_payload=withhold_payload, size=size)
+    _check_out(out)
+    with _to_prove(journal, signing_key, event) as store:
+        first, end = _range(store, event)
+        bundle = store.prove_range(
+            first, end, withhold_payload=withhold_payload, since=since, size=size
+        )
     if html:
         from batpak_cli.page import bundle_page
 
@@ -389,10 +432,45 @@ def prove(
         _write(bundle.to_json() + "\n", out)
 
 
-def _to_prove(journal: str, signing_key: str | None) -> batpak.Store | batpak.ReadOnlyStore:
+def _to_prove(
+    journal: str, signing_key: str | None, event: str
+) -> batpak.Store | batpak.ReadOnlyStore:
     if signing_key is None:
         return batpak.Store.open(journal, mode="r")
-    return open_to_write(journal, signing_keys=(_load(signing_key),))
+    key = _load(signing_key)
+    # Opening with a key introduces it, for ever, and only for what comes after.
+    with batpak.Store.open(journal, mode="r") as reader:
+        _check_in_force(reader, key, _range(reader, event)[0])
+    return open_to_write(journal, signing_keys=(key,))
+
+
+def _range(store: batpak.Store | batpak.ReadOnlyStore, text: str) -> tuple[int, int]:
+    """The first event of EVENT, and the one after its last. Raises as parse_event."""
+    first, colon, end = text.partition(":")
+    if not colon or (first and not first.isdigit()):
+        sequence = parse_event(store, text).sequence
+        return sequence, sequence + 1
+    if not all(n.isascii() and n.isdigit() and len(n) <= SEQUENCE_DIGITS for n in (first, end)):
+        raise typer.BadParameter(
+            f"{text!r} is not a range; write 2:5 for the events 2, 3 and 4", param_hint="EVENT"
+        )
+    return int(first), int(end)
+
+
+def _check_in_force(store: batpak.ReadOnlyStore, key: SigningKey, sequence: int) -> None:
+    """Raises KeyNotInForce unless the key can sign for this event and for later ones."""
+    span = next((each for each in store.signing_keys() if each.key_id == key.key_id), None)
+    advice = "leave --signing-key out, or name the file of another key of: batpak keys list JOURNAL"
+    if span is None:
+        what = "the journal does not know this key, so it can sign for none of its events"
+        advice += "; for later events: batpak keys add JOURNAL --key FILE"
+    elif span.until is not None:
+        what = f"event {span.until} retired this key, and a retired key never signs again"
+    elif sequence < span.since:
+        what = f"the key counts from event {span.since} on, not for event {sequence}"
+    else:
+        return
+    raise KeyNotInForce(what, sequence=sequence, key_id=key.key_id.hex(), advice=advice)
 
 
 # --- witnesses ---------------------------------------------------------------------
@@ -420,13 +498,12 @@ def witness_request(
     Example:
       batpak witness request journal --out request.txt
     """
+    _check_out(out, json)
     with batpak.Store.open(journal, mode="r") as store:
         proof = store.prove_consistency(old, size)
     if not json:
         _write(proof.request(), out)
         return
-    if out is not None:
-        raise typer.BadParameter("--out and --json exclude each other")
     terminal.emit(
         {
             "old_size": proof.old_size,
@@ -459,8 +536,9 @@ def witness_cosign(
 
     Prints the note with the cosignature added. Refuses by name: another log, a smaller
     size (rollback), another root of the same size (fork), a proof that does not lead from
-    the checkpoint seen last to this one. One state file is for one log; lose it, and the
-    witness believes any history.
+    the checkpoint seen last to this one. Refuses, too, a request whose old size is not that
+    of the checkpoint seen last, or 0 for the first one, and says which it is. One state file
+    is for one log; lose it, and the witness believes any history.
 
     In Python: batpak.tlog.signing.cosign. With --json: the shape "cosigned".
 
@@ -472,12 +550,11 @@ def witness_cosign(
     """
     from batpak_cli.witness import Witness
 
-    cosigned = Witness(parse_key(log, "--log"), name, _load(key), state).cosign(
-        read_text(request, _MAX_REQUEST)
-    )
+    _check_out(out, json)
+    signing = _load(key)
+    witness = Witness(parse_key(log, "--log"), _named(name, signing).name, signing, state)
+    cosigned = witness.cosign(read_text(request, _MAX_REQUEST))
     if json:
-        if out is not None:
-            raise typer.BadParameter("--out and --json exclude each other")
         terminal.emit(cosigned._asdict())
         return
     _write(cosigned.note, out)

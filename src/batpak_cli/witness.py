@@ -27,6 +27,17 @@ _MAX_HASHES: Final = 63
 """A consistency proof in a tree of 2^63 leaves has no more."""
 
 
+_ASK_ANEW: Final = "make the request anew with: batpak witness request JOURNAL"
+_AGAINST_IT: Final = "keep the request: what the log signed here is proof against it"
+_ADVICE: Final = {
+    "rollback": _AGAINST_IT,
+    "fork": _AGAINST_IT,
+    "not-consistent": f"{_ASK_ANEW}; a log that can't prove it now has another past",
+    "unknown-log": "check --log, the log's key, and --state: each log has a file of its own",
+}
+"""What to do about a refusal, by its reason."""
+
+
 class Cosigned(NamedTuple):
     """What a witness gives back."""
 
@@ -65,6 +76,14 @@ def _no_request(why: str) -> InvalidInput:
     )
 
 
+def _other_start(old_size: int, last: int) -> Conflict:
+    seen = f"is over {last} events" if last else "is none"
+    return Conflict(
+        f"the last checkpoint seen {seen}, and the request asks from {old_size} on",
+        advice=f"ask again with: batpak witness request JOURNAL --old {last}",
+    )
+
+
 class Witness:
     """One witness for one log. `state` is a file of its own; `state`.lock is held meanwhile."""
 
@@ -80,8 +99,9 @@ class Witness:
     def cosign(self, request: str, *, now: int | None = None) -> Cosigned:
         """Judge a request, remember its checkpoint, and cosign it.
 
-        `now`: seconds since 1970, else the system's. Raises InvalidInput, Conflict with the
-        reason for a log that went back on what it showed, Damaged for a bad state file.
+        `now`: seconds since 1970, else the system's. Raises InvalidInput; Conflict with the
+        reason for a log that went back on what it showed, or for a request that does not
+        begin at what was seen last; Damaged for a bad state file.
         """
         old_size, hashes, note = parse_request(request)
         try:
@@ -97,24 +117,28 @@ class Witness:
 
     def _cosign(self, old_size: int, hashes: list[bytes], note: str, now: int) -> Cosigned:
         seen = self._seen()
+        last = 0 if seen is None else seen.size
         try:
             checkpoint, line = cosign(
                 note, self._policy, seen, hashes, self._name, self._key.private, now
             )
             parsed = Note.parse(note)
         except ProofInvalid as error:
-            if error.reason == "not-consistent" and seen is not None and seen.size != old_size:
-                raise Conflict(
-                    f"the last checkpoint seen is over {seen.size} events, and the proof begins "
-                    f"at {old_size}",
-                    advice=f"ask again with: batpak witness request JOURNAL --old {seen.size}",
-                ) from error
+            if error.reason == "not-consistent" and old_size != last:
+                raise _other_start(old_size, last) from error
+            reason = str(error.reason)
             raise Conflict(
-                f"not cosigned ({error.reason}): {error.what}",
-                advice="keep the request: a signed rollback or fork is proof against its log",
+                f"not cosigned ({reason}): {error.what}", advice=_ADVICE.get(reason, _ASK_ANEW)
             ) from error
-        # Crash before this: nothing was given away. After it: the same request is refused no
-        # more than any other that starts at the new size.
+        # What the log says of itself came first: a rollback is told as one, however it asks.
+        if old_size > checkpoint.size:
+            raise _no_request(f"it asks from {old_size} on, and its checkpoint ends before")
+        if old_size != last:
+            raise _other_start(old_size, last)
+        if hashes and seen is None:
+            raise _no_request("a proof that begins at 0 has no hashes")
+        # Crash before this: nothing was given away. After it: the same request is refused, with
+        # the size to ask from, and the next one gives the cosignature again.
         self._keep(checkpoint)
         whole = str(Note(parsed.text, (*parsed.signatures, line)))
         return Cosigned(checkpoint.origin, checkpoint.size, now, str(line).rstrip("\n"), whole)

@@ -111,6 +111,54 @@ def test_a_bundle_is_proven_and_checked_by_commands_alone(place: Path) -> None:
     assert "failed    form" in batpak("verify", out, "--key", place / "log.key", code=1).output
 
 
+def test_a_private_key_in_the_place_of_a_public_one_is_refused_and_not_shown(place: Path) -> None:
+    journal, bundle, request = place / "journal", place / "bundle.json", place / "request"
+    batpak("prove", journal, 3, "--out", bundle)
+    batpak("witness", "request", journal, "--out", request)
+    (place / "seed.txt").write_text("a seed of 32 characters, as text")
+    pem = (place / "log.pem").read_text()
+    witness = ("--name", NAME, "--key", place / "witness.pem", "--state", place / "seen")
+    for private in (place / "log.pem", place / "seed.txt", pem, pem.replace("+", "-")):
+        for arguments in (
+            ("verify", journal, "--key", private),
+            ("verify", bundle, "--key", private),
+            ("verify", bundle, "--key", place / "log.key", "--witness", private),
+            ("checkpoint", journal, "--cosigned", request, "--witness", private),
+            ("witness", "cosign", request, "--log", private, *witness),
+        ):
+            done = batpak(*arguments, code=2)
+            assert "key; give what this prints: batpak keys show" in done.stderr
+            assert pem.split("\n")[1] not in done.stderr + done.output
+            assert "as text" not in done.stderr + done.output
+    assert "this is a private key" in batpak("verify", bundle, "--key", pem, code=2).stderr
+
+
+def test_a_key_that_is_not_in_force_for_the_event_signs_nothing_and_is_not_introduced(
+    place: Path,
+) -> None:
+    journal = place / "journal"
+    with Store.open(journal, mode="r") as reader:
+        before = reader.signing_keys()
+        written = len(list(reader))
+    sign = ("prove", journal, 3, "--signing-key")
+    for key in ("later", "log"):
+        refused = json.loads(batpak(*sign, place / f"{key}.pem", "--json", code=5).stderr)
+        assert refused["error"]["code"] == "key-not-in-force"
+        assert "keys add" in refused["error"]["advice"]
+    (place / "taken").touch()
+    batpak(*sign, place / "receipts.pem", "--out", place / "taken", code=5)
+    with Store.open(journal, mode="r") as reader:
+        assert reader.signing_keys() == before
+        assert len(list(reader)) == written
+    batpak("keys", "add", journal, "--key", place / "later.pem")
+    assert "counts from event" in batpak(*sign, place / "later.pem", code=5).stderr
+    batpak("keys", "retire", journal, LATER.key_id.hex())
+    assert "retired" in batpak(*sign, place / "later.pem", code=5).stderr
+    signed = Bundle.parse(batpak(*sign, place / "receipts.pem").output)
+    assert signed.events[0].receipt is not None
+    assert signed.events[0].receipt["signature"] is not None
+
+
 def test_a_journal_is_verified_with_the_logs_key(place: Path) -> None:
     batpak("verify", place / "journal", "--key", place / "log.key")
     done = batpak("verify", place / "journal", "--key", place / "witness.key", "--json", code=1)
@@ -163,6 +211,43 @@ def test_a_checkpoint_is_made_and_cosigned_by_a_witness_that_remembers(place: Pa
     seen.write_text("no checkpoint")
     batpak(*witness, code=3, stdin=good)
     batpak("checkpoint", journal, code=2)
+
+
+def test_a_witness_asks_for_a_request_from_what_it_saw_last(place: Path) -> None:
+    journal, seen = place / "journal", place / "seen"
+    witness = (
+        "witness", "cosign", "--log", place / "log.key", "--name", NAME,
+        "--key", place / "witness.pem", "--state", seen,
+    )  # fmt: skip
+    first = batpak("witness", "request", journal).output
+    size = published(journal).size
+    # C2SP, add-checkpoint: whoever has seen nothing is asked from 0 on, with no proof.
+    part = batpak("witness", "request", journal, "--old", 3).output
+    assert "is none" in batpak(*witness, code=5, stdin=part).stderr
+    beyond = first.replace("old 0", f"old {size + 1}")
+    assert "ends before" in batpak(*witness, code=5, stdin=beyond).stderr
+    hashes = part.replace("old 3", "old 0")
+    assert "has no hashes" in batpak(*witness, code=5, stdin=hashes).stderr
+    # What can't be given away is refused before anything is remembered.
+    (place / "taken").touch()
+    batpak(*witness, "--out", place / "taken", code=5, stdin=first)
+    batpak(*witness, "--out", place / "nowhere" / "file", code=5, stdin=first)
+    batpak(*witness, "--out", place / "new", "--json", code=2, stdin=first)
+    bad_name = [each if each != NAME else "no name" for each in witness]
+    assert "a name is" in batpak(*bad_name, code=2, stdin=first).stderr
+    assert not seen.exists()
+    batpak(*witness, stdin=first)
+    kept = seen.read_bytes()
+    # Nothing new, and asked from elsewhere: the answer says where from.
+    for again in (first, part, beyond):
+        assert batpak(*witness, code=5, stdin=again).stderr
+    assert f"--old {size}" in batpak(*witness, code=5, stdin=first).stderr
+    batpak(*witness, stdin=batpak("witness", "request", journal, "--old", size).output)
+    assert seen.read_bytes() == kept
+    # Another log's request is no proof against this one.
+    other = batpak(*witness, code=5, stdin=first.replace(ORIGIN, "example.org/other"))
+    assert "unknown-log" in other.stderr
+    assert "check --log" in other.stderr
 
 
 class Reading(HTMLParser):
@@ -221,4 +306,6 @@ def test_a_range_grows_out_of_an_older_checkpoint(place: Path) -> None:
     assert len(Bundle.parse((place / "range.json").read_text()).events) == 3
     batpak("prove", journal, "5:2", code=5)
     batpak("prove", journal, "99999", code=5)
+    for text in ("4:", ":4", ":", "2:x", "2:5:7", "\u00b2:5", "1:" + "9" * 5000):
+        assert "write 2:5" in batpak("prove", journal, text, code=2).stderr
     batpak("prove", journal, 3, "--size", 4, code=5)

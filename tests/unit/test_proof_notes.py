@@ -86,6 +86,13 @@ def test_what_is_no_key_is_refused(text: str) -> None:
     assert refusal(lambda: Key.parse(text)) == "key"
 
 
+def test_an_error_about_a_key_does_not_show_it() -> None:
+    private = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA\n"
+    with pytest.raises(ProofInvalid) as caught:
+        Key.parse(private)
+    assert "MC4C" not in f"{caught.value!s} {caught.value.facts}"
+
+
 # --- notes ------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,7 @@ class Key(NamedTuple):
             key = cls(match[1], raw[1:], raw[0])
             if str(key) == text:
                 return key
-        raise ProofInvalid("not a verifier key for Ed25519", reason="key", value=text)
+        raise ProofInvalid("not a verifier key for Ed25519", reason="key")
 
     def signed_at(self, text: str, signature: bytes) -> int | None:
         """Seconds since 1970 that a cosignature carries, else 0; None: the signature is wrong."""

@@ -64,7 +64,7 @@ def witness_requests(data: bytes) -> None:
         witness = Witness(POLICY.log, NAME, WITNESS, state)
         try:
             made = witness.cosign(text, now=1_800_000_000)
-        except Conflict:
+        except (Conflict, InvalidInput):
             assert not os.path.exists(state)
             return
         parsed = Note.parse(made.note)
