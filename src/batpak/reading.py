@@ -428,7 +428,7 @@ class Reading:
     def stored_checkpoint(self, size: int | None = None) -> StoredCheckpoint:
         """The stored checkpoint over `size` events, or the newest; its signature is not judged.
 
-        Raises NotCheckpointed, ProofInvalid for a damaged file, StorageFailed.
+        Raises NotCheckpointed, Damaged for a file that is no such checkpoint, StorageFailed.
         """
         self._bound()
         if size is None:
@@ -454,7 +454,8 @@ class Reading:
         `receipt`: a signed one to show; without it a store with signing keys signs, if one of
         them is in force for the event, and shows an unsigned one else: `sign` says so first.
         `withhold_payload` leaves out what the event says and proves all else. Raises
-        EventNotFound, NotCheckpointed, InvalidInput, JournalCorrupt, StorageFailed.
+        EventNotFound, NotCheckpointed, InvalidInput, Damaged (JournalCorrupt where events are not
+        those of the checkpoint), StorageFailed.
         """
         event = self.get(event_id)
         receipts = self._receipts_to_show([event], receipt)

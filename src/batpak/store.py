@@ -1172,9 +1172,9 @@ class Store(Reading):
 
         The note stands in `checkpoints/`, in an event, and as `tlog/checkpoint` beside the
         tiles, so that `tlog/` can be published as it is. When only checkpoints are new,
-        gives the last one again. Raises InvalidInput without a key, JournalCorrupt when the
-        events of an earlier checkpoint were changed, NoSpace, StorageFailed,
-        JournalPoisoned.
+        gives the last one again. Raises InvalidInput without a key, or for one that the
+        journal knows as a receipt key; JournalCorrupt when the events of an earlier checkpoint
+        were changed, NoSpace, StorageFailed, JournalPoisoned.
         """
         key = self._config.checkpoint_key
         if key is None:
@@ -1184,6 +1184,12 @@ class Store(Reading):
                 advice="open the store with checkpoint_key=SigningKey.load(FILE)",
             )
         self._writer.check()
+        if any(span.public_key == key.public_key for span in self.signing_keys()):
+            raise InvalidInput(
+                "this key signs receipts of this journal, so it signs no checkpoints",
+                field="checkpoint_key",
+                advice="make a key for checkpoints with: batpak keys new FILE",
+            )
         if self._queue is not None:
             self._queue.drain()
         return self._checkpoints().make(key)
@@ -1191,7 +1197,7 @@ class Store(Reading):
     def add_cosignatures(self, note: str, witnesses: Iterable[NoteKey]) -> StoredCheckpoint:
         """Keep what these witnesses signed of a stored checkpoint, beside its own signature.
 
-        Raises InvalidInput, NotCheckpointed, StorageFailed.
+        Raises InvalidInput, NotCheckpointed, Damaged for a damaged note, StorageFailed.
         """
         self._writer.check()
         return self._checkpoints().add_cosignatures(note, tuple(witnesses))

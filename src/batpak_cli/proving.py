@@ -349,6 +349,8 @@ def checkpoint(
     """
     if (key is None) == (cosigned is None):
         raise typer.BadParameter("give --key to sign, or --cosigned to keep a cosignature")
+    if (cosigned is None) != (not witness):
+        raise typer.BadParameter("--cosigned keeps what the witnesses of --witness signed")
     if cosigned is None:
         assert key is not None, "one of them is given"
         with open_to_write(journal, checkpoint_key=_load(key)) as store:

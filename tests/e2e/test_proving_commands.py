@@ -211,6 +211,11 @@ def test_a_checkpoint_is_made_and_cosigned_by_a_witness_that_remembers(place: Pa
     seen.write_text("no checkpoint")
     batpak(*witness, code=3, stdin=good)
     batpak("checkpoint", journal, code=2)
+    batpak("checkpoint", journal, "--cosigned", place / "cosigned", code=2)
+    own = ("--witness", place / "log.key")
+    batpak("checkpoint", journal, "--key", place / "log.pem", *own, code=2)
+    done = batpak("checkpoint", journal, "--cosigned", place / "cosigned", *own, code=5)
+    assert "--field witness-key" in done.stderr
 
 
 def test_a_witness_asks_for_a_request_from_what_it_saw_last(place: Path) -> None:

@@ -19,6 +19,7 @@ from batpak.engine.manifest import Manifest, may_hold
 from batpak.engine.repair import repair_into
 from batpak.errors import (
     BatpakError,
+    Damaged,
     DestinationTaken,
     FutureFormat,
     InvalidInput,
@@ -26,7 +27,6 @@ from batpak.errors import (
     JournalLocked,
     NotAJournal,
     NotASnapshot,
-    ProofInvalid,
     SnapshotDamaged,
     StorageFailed,
 )
@@ -722,5 +722,5 @@ def test_checkpoints_come_along_into_a_fork_and_prove_the_shared_past(
     shutil.copy(path / name, fork_path / name)
     with Store.open(fork_path, mode="r") as reader:
         assert [finding.code for finding in reader.verify().findings] == ["checkpoint-note"]
-        with pytest.raises(ProofInvalid):
+        with pytest.raises(Damaged, match="another size or journal"):
             reader.stored_checkpoint(new.size)

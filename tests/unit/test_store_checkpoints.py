@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from batpak import Durability, EventKind, Item, Store
 from batpak.config import Signer
 from batpak.engine.tree import RunningRoot, event_hashes
-from batpak.errors import InvalidInput, JournalCorrupt, NotCheckpointed
+from batpak.errors import Damaged, InvalidInput, JournalCorrupt, NotCheckpointed
 from batpak.proof.merkle import leaf_hash
 from batpak.proof.notes import Checkpoint, Key, Note
 from batpak.tlog.signing import sign_note
@@ -22,9 +22,11 @@ from batpak.tlog.trees import root_of
 from batpak_cli.demo.forger import ForgedJournal
 from tests.support.faulty_files import RecordingFiles
 from tests.support.proofs import (
+    LATER,
     LOG,
     LOG_KEY,
     ORIGIN,
+    RECEIPTS,
     SAID,
     THIEF,
     WHERE,
@@ -331,6 +333,69 @@ def test_a_lost_note_is_published_again_from_its_event(tmp_path: Path) -> None:
     assert published(path).note == made.note
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"junk", b"\xff\xfe", b"x" * (1 << 17), f"{ORIGIN}\n998\nx\n".encode()],
+    ids=["no note", "no text", "too long", "no root"],
+)
+def test_a_damaged_note_is_damage_by_name_and_is_made_anew(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        event = say(store)[0]
+        made = store.checkpoint()
+        file = path / "checkpoints" / f"{made.size:020}.note"
+        file.write_bytes(text)
+        note = cosigned(made.note)
+        for call in (
+            store.stored_checkpoint,
+            lambda: store.prove(event.event_id),
+            lambda: store.prove_range(0, 1),
+            lambda: store.prove_consistency(1),
+            lambda: store.add_cosignatures(note, [WITNESS_KEY]),
+        ):
+            with pytest.raises(Damaged) as caught:
+                call()
+            assert caught.value.file == str(file)
+            assert "make a checkpoint" in caught.value.advice
+        # The journal has its text still.
+        assert store.checkpoint().note == made.note == file.read_text()
+        with pytest.raises(NotCheckpointed, match=f"there are those over {made.size}"):
+            store.stored_checkpoint(1)
+
+
+def test_a_key_signs_receipts_or_checkpoints_of_a_journal_and_never_both(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store)
+        store.checkpoint()
+        store.retire_key(RECEIPTS.key_id)
+    for key in (RECEIPTS, LATER):
+        # One at a time, as `batpak checkpoint` and `batpak keys add` give them.
+        with open_signed(path, signing_keys=(LATER,), checkpoint_key=None):
+            pass
+        with (
+            open_signed(path, signing_keys=(), checkpoint_key=key) as store,
+            pytest.raises(InvalidInput, match="signs receipts"),
+        ):
+            store.checkpoint()
+    before = (tmp_path / "j" / "tlog" / "checkpoint").read_bytes()
+    with pytest.raises(InvalidInput, match="signed the checkpoint over"):
+        open_signed(path, signing_keys=(LOG,), checkpoint_key=None)
+    with Store.open(path, mode="r") as reader:
+        assert [span.key_id for span in reader.signing_keys()] == [RECEIPTS.key_id, LATER.key_id]
+    assert (tmp_path / "j" / "tlog" / "checkpoint").read_bytes() == before
+
+
+def test_another_checkpoint_key_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "j"
+    for key, codes in ((LOG, []), (LOG, []), (THIEF, ["checkpoint-key-changed"])):
+        with open_signed(path, checkpoint_key=key) as store:
+            say(store)
+            caplog.clear()
+            store.checkpoint()
+            assert [record.__dict__["code"] for record in caplog.records] == codes
+
+
 def test_cosignatures_are_kept_and_published_once(tmp_path: Path) -> None:
     path = tmp_path / "j"
     with open_signed(path) as store:
@@ -347,6 +412,8 @@ def test_cosignatures_are_kept_and_published_once(tmp_path: Path) -> None:
             (note, [other], "none of these witnesses"),
             (_spoiled(note), [WITNESS_KEY], "is wrong"),
             ("no note", [WITNESS_KEY], "note"),
+            (note, [LOG_KEY, WITNESS_KEY], "own key"),
+            (note, [], "none of these witnesses"),
         ):
             with pytest.raises(InvalidInput, match=problem):
                 store.add_cosignatures(bad, keys)

@@ -10,6 +10,7 @@ note is: batpak.proof.notes; where the hashes come from: `Tree`. Source: docs/fo
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from batpak.engine.tree import Tree
 from batpak.errors import (
     BatpakError,
     CanonicalError,
+    Damaged,
     InvalidInput,
     JournalCorrupt,
     NotCheckpointed,
@@ -35,11 +37,23 @@ from batpak.index.query import Query
 from batpak.journal.layout import Layout
 from batpak.journal.writer import Prepared
 from batpak.kinds import SYSTEM_LOG_CHECKPOINT
-from batpak.proof.notes import Checkpoint, Key, Note, Signature
+from batpak.proof.notes import ED25519, Checkpoint, Key, Note, Signature
 from batpak.tlog.trees import tree_root
 
-__all__ = ["CheckpointMaker", "StoredCheckpoint", "checkpoints_of", "load_checkpoint"]
+__all__ = [
+    "CheckpointMaker",
+    "StoredCheckpoint",
+    "checkpoint_signed_with",
+    "checkpoints_of",
+    "load_checkpoint",
+]
 
+logger = logging.getLogger("batpak.journal")
+
+_SIZES_TOLD: Final = 5
+_WITNESS_KEY: Final = (
+    "give the key of the witness: batpak keys show FILE --name NAME --field witness-key prints it"
+)
 _KIND: Final = Query(
     entity=LIFECYCLE.entity_bytes,
     kinds=(SYSTEM_LOG_CHECKPOINT.raw, SYSTEM_LOG_CHECKPOINT.raw),
@@ -78,7 +92,7 @@ def load_checkpoint(
     """The stored checkpoint over `size` events.
 
     In a fork, one of an ancestor counts as well, if it is over no more than the first
-    `shared` events. Raises NotCheckpointed, StorageFailed, ProofInvalid for a file that is none.
+    `shared` events. Raises NotCheckpointed, StorageFailed, Damaged for a file that is none.
     """
     path = layout.checkpoint(size)
     try:
@@ -87,15 +101,34 @@ def load_checkpoint(
         raise NotCheckpointed(
             f"there is no checkpoint over {size} events",
             size=size,
-            advice="Store.checkpoint_sizes() lists those that are there",
+            advice=_those_there(files, layout),
         ) from error
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise ProofInvalid(f"{path} is too long for a checkpoint", reason="note") from error
+            raise _damaged("it is too long for a checkpoint", path) from error
         raise refusal(error, "can't read a checkpoint", path) from error
+    except ProofInvalid as error:
+        raise _damaged(f"this is no checkpoint: {error.what}", path) from error
     if stored.size != size or (stored.origin != origin and size > shared):
-        raise ProofInvalid(f"{path} is a checkpoint of something else", reason="checkpoint")
+        raise _damaged("this is the checkpoint of another size or journal", path)
     return stored
+
+
+def _those_there(files: Files, layout: Layout) -> str:
+    sizes = checkpoint_sizes(files, layout)
+    if not sizes:
+        return "there is none at all; make one with: batpak checkpoint JOURNAL --key FILE"
+    more = "…, " if len(sizes) > _SIZES_TOLD else ""
+    return f"there are those over {more}{', '.join(map(str, sizes[-_SIZES_TOLD:]))}"
+
+
+def _damaged(what: str, path: str) -> Damaged:
+    return Damaged(
+        what,
+        file=path,
+        advice="restore it from a copy, or move it away and make a checkpoint: the newest one is "
+        "written anew, without what witnesses signed",
+    )
 
 
 def checkpoints_of(
@@ -116,7 +149,7 @@ def checkpoints_of(
             found.append(load_checkpoint(files, layout, origin, size, shared))
         except BatpakError as error:
             if damaged is not None:
-                damaged(size, str(error))
+                damaged(size, error.what)
     return found
 
 
@@ -152,6 +185,12 @@ class CheckpointMaker:
         with self._lock:
             size = self._sync()
             latest = self._publish_missing(size)
+            if latest is not None and not _is_signed_with(latest, key.public_key):
+                logger.warning(
+                    "the checkpoint over %d events was signed with another key: whoever checks "
+                    "needs both", latest.size,
+                    extra={"code": "checkpoint-key-changed", "size": latest.size},
+                )  # fmt: skip
             if latest is not None and self._has_nothing_new(latest.size, size):
                 self._grow(latest, latest.size)
                 self._publish(latest, is_stored=True)
@@ -195,8 +234,8 @@ class CheckpointMaker:
             try:
                 latest = load_checkpoint(self._files, self._layout, self._origin, each)
                 break
-            except ProofInvalid:
-                # Somebody else's, or damaged: verify names it.
+            except Damaged:
+                # Somebody else's, or no note: verify names it.
                 continue
         low = 0 if latest is None else latest.size
         for event in self._reader.scan(_KIND, low, size):
@@ -231,16 +270,25 @@ class CheckpointMaker:
     def add_cosignatures(self, note: str, witnesses: Iterable[Key]) -> StoredCheckpoint:
         """Add what these witnesses signed to the stored checkpoint that they signed.
 
-        Lines by anybody else are left out. Raises InvalidInput, NotCheckpointed.
+        Lines by anybody else are left out. Raises InvalidInput, NotCheckpointed, Damaged.
         """
+        trusted = tuple(witnesses)
+        if any(key.name == self._origin and key.algorithm == ED25519 for key in trusted):
+            raise InvalidInput(
+                "this is the log's own key, and no log is its own witness",
+                field="witnesses",
+                advice=_WITNESS_KEY,
+            )
         with self._lock:
             try:
                 given = Note.parse(note)
-                signed = given.verified(witnesses)
+                signed = given.verified(trusted)
                 size = Checkpoint.parse(given.text).size
-                stored = load_checkpoint(self._files, self._layout, self._origin, size)
             except ProofInvalid as error:
-                raise InvalidInput(error.what, field="note") from error
+                raise InvalidInput(
+                    error.what, field="note", advice="give the whole note that the witness gave"
+                ) from error
+            stored = load_checkpoint(self._files, self._layout, self._origin, size)
             kept = Note.parse(stored.note)
             if kept.text != given.text:
                 raise InvalidInput(
@@ -255,7 +303,9 @@ class CheckpointMaker:
                 if (line.name, line.key_id) in keys and line not in kept.signatures
             )
             if not signed:
-                raise InvalidInput("none of these witnesses signed the note", field="note")
+                raise InvalidInput(
+                    "none of these witnesses signed the note", field="note", advice=_WITNESS_KEY
+                )
             whole = str(Note(kept.text, (*kept.signatures, *lines)))
             if len(whole.encode()) > MAX_NOTE_BYTES:
                 raise InvalidInput("the checkpoint would have too many signatures", field="note")
@@ -269,6 +319,24 @@ class CheckpointMaker:
             if is_newest:
                 self._publish(cosigned, is_stored=True)
             return cosigned
+
+
+def checkpoint_signed_with(
+    reader: LogReader, public_key: bytes, bound: int
+) -> StoredCheckpoint | None:
+    """The first checkpoint below `bound`, as its event tells of it, that this key signed."""
+    for event in reader.scan(_KIND, 0, bound):
+        told = _told_by(event.raw)
+        if told is not None and _is_signed_with(told, public_key):
+            return told
+    return None
+
+
+def _is_signed_with(checkpoint: StoredCheckpoint, public_key: bytes) -> bool:
+    try:
+        return bool(Note.parse(checkpoint.note).verified([Key(checkpoint.origin, public_key)]))
+    except ProofInvalid:
+        return False
 
 
 def _told_by(payload: bytes) -> StoredCheckpoint | None:

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from batpak import canonical
 from batpak.config import Signer
+from batpak.engine.checkpoints import checkpoint_signed_with
 from batpak.engine.reading import LogReader
 from batpak.engine.system import LIFECYCLE, key_added_event
 from batpak.errors import CanonicalError, InvalidInput
@@ -79,13 +80,26 @@ class KeyLedger:
             return self._spans
 
     def introductions(self, signers: Sequence[Signer], bound: int) -> list[Prepared]:
-        """Events for keys that the journal does not know. Raises InvalidInput for a retired one."""
+        """Events for keys that the journal does not know.
+
+        Raises InvalidInput for one that was retired, or that signed a checkpoint.
+        """
         known = {span.key_id: span for span in self.spans(bound)}
         events: list[Prepared] = []
         for signer in signers:
             key_id = ReceiptKey(signer.public_key).key_id
             span = known.get(key_id)
             if span is None:
+                signed = checkpoint_signed_with(self._reader, signer.public_key, bound)
+                if signed is not None:
+                    # Whoever checks must be able to tell what a signature was made for.
+                    raise InvalidInput(
+                        f"this key signed the checkpoint over {signed.size} events, so it signs "
+                        "no receipts of this journal",
+                        field="signing_keys",
+                        value=key_id.hex(),
+                        advice="make a key for receipts with: batpak keys new FILE",
+                    )
                 events.append(key_added_event(key_id=key_id, public_key=signer.public_key))
             elif span.until is not None:
                 raise InvalidInput(
