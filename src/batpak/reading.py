@@ -437,7 +437,12 @@ class Reading:
                 raise _no_checkpoint("the journal has no checkpoint yet")
             size = sizes[-1]
         elif isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 63:
-            raise InvalidInput("a checkpoint's size is a whole number", field="size", value=size)
+            raise InvalidInput(
+                "a checkpoint's size is a whole number below 2^63",
+                field="size",
+                value=size,
+                advice="checkpoint_sizes() lists those that are there; without one: the newest",
+            )
         return load_checkpoint(self._files, self._layout, self.origin, size, self._identity.shared)
 
     def prove(

@@ -63,7 +63,7 @@ class SigningKey:
                 "the seed is all zeros: anybody has this key",
                 field="seed",
                 reason="zero-seed",
-                advice="make a key with SigningKey.generate()",
+                advice="make a new key: SigningKey.generate(), or batpak keys new FILE",
             )
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

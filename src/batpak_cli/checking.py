@@ -33,13 +33,20 @@ Level = Literal["chain", "full"]
 
 
 def verify(
+    ctx: typer.Context,
     path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A journal's directory, or a bundle's file.")
+        str,
+        typer.Argument(
+            metavar="PATH", help="A journal's directory, or a bundle's file, or - for input."
+        ),
     ],
     level: Annotated[
-        Level,
-        typer.Option(help="full: every payload too. chain: rows, links and checksums only."),
-    ] = "full",
+        Level | None,
+        typer.Option(
+            help="full: every payload too. chain: rows, links and checksums only.",
+            show_default="full",
+        ),
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +96,11 @@ def verify(
     witnesses = tuple(parse_key(text, "--witness") for text in witness or ())
     if quorum > len(witnesses):
         raise typer.BadParameter(f"{quorum} of {len(witnesses)} witnesses can't sign")
-    if os.path.isfile(path):
+    # Not only files: a bundle may come through a pipe.
+    if path == "-" or (os.path.exists(path) and not os.path.isdir(path)):
+        source = ctx.get_parameter_source("keyring")
+        if level is not None or (source is not None and source.name == "COMMANDLINE"):
+            raise typer.BadParameter("--level and --keyring are for journals")
         _verify_bundle(path, log, _receipt_keys(receipt_key), witnesses, quorum, json)
         return
     if receipt_key or witnesses:
@@ -98,7 +109,7 @@ def verify(
         batpak.Store.open(path, mode="r", keyring=keyring_at(keyring)) as store,
         terminal.Bar("verify", unit="bytes", quiet=json) as bar,
     ):
-        report = store.verify(level, progress=bar, keys=() if log is None else (log,))
+        report = store.verify(level or "full", progress=bar, keys=() if log is None else (log,))
     if json:
         terminal.emit(shapes.verified(report))
     else:

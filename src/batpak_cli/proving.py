@@ -300,7 +300,8 @@ def keys_retire(
 
     \b
     Example:
-      batpak keys retire journal "$(batpak keys list journal | cut -c1-16)" --reason "new laptop"
+      batpak keys retire journal \\
+        "$(batpak keys list journal | grep -m 1 'in force' | cut -c1-16)" --reason "new laptop"
     """
     with open_to_write(journal) as store:
         wanted = [s for s in store.signing_keys() if s.key_id.hex().startswith(key_id.lower())]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -82,7 +84,9 @@ def test_keys_are_added_listed_and_retired(place: Path) -> None:
     assert "retired by event" in batpak("keys", "list", journal).output
 
 
-def test_a_bundle_is_proven_and_checked_by_commands_alone(place: Path) -> None:
+def test_a_bundle_is_proven_and_checked_by_commands_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal, out = place / "journal", place / "bundle.json"
     batpak("prove", journal, 3, "--signing-key", place / "receipts.pem", "--out", out)
     done = batpak("verify", out, "--key", place / "log.key", "--json")
@@ -94,6 +98,16 @@ def test_a_bundle_is_proven_and_checked_by_commands_alone(place: Path) -> None:
     assert "failed    receipt" in wrong.output
     right = RECEIPTS.public_key.hex()
     batpak("verify", out, "--key", place / "log.key", "--receipt-key", right)
+    # From input and through a pipe; and a keyring that is only in the environment is no mistake.
+    batpak("verify", "-", "--key", place / "log.key", stdin=out.read_text())
+    pipe = place / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(pipe.write_text, out.read_text())
+        batpak("verify", pipe, "--key", place / "log.key")
+        written.result()
+    monkeypatch.setenv("BATPAK_KEYRING", "somewhere")
+    batpak("verify", out, "--key", place / "log.key")
     for arguments in (
         ("verify", out),
         ("verify", out, "--key", "x+y+z"),
@@ -101,6 +115,8 @@ def test_a_bundle_is_proven_and_checked_by_commands_alone(place: Path) -> None:
         ("verify", out, "--key", place / "log.key", "--quorum", "1"),
         ("verify", journal, "--receipt-key", right),
         ("prove", journal, 3, "--html", "--json"),
+        ("verify", out, "--key", place / "log.key", "--level", "full"),
+        ("verify", out, "--key", place / "log.key", "--keyring", place / "keys"),
     ):
         batpak(*arguments, code=2)
     batpak("prove", journal, 3, "--out", out, code=5)
@@ -313,4 +329,8 @@ def test_a_range_grows_out_of_an_older_checkpoint(place: Path) -> None:
     batpak("prove", journal, "99999", code=5)
     for text in ("4:", ":4", ":", "2:x", "2:5:7", "\u00b2:5", "1:" + "9" * 5000):
         assert "write 2:5" in batpak("prove", journal, text, code=2).stderr
-    batpak("prove", journal, 3, "--size", 4, code=5)
+    unknown = batpak("prove", journal, 3, "--size", 4, code=5)
+    assert f"there are those over {old}, " in unknown.stderr
+    assert "below 2^63" in batpak("prove", journal, 3, "--size", 10**24, code=5).stderr
+    beyond = batpak("witness", "request", journal, "--old", 99, code=5)
+    assert "give a size from 0 to" in beyond.stderr

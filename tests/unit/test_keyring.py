@@ -296,7 +296,12 @@ def test_a_master_key_is_judged_like_a_key(tmp_path: Path) -> None:
 def test_a_master_key_inside_the_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     Store.open(path, files=DISK).close()
-    provider = LocalProvider.create(path / "master", files=DISK)
+    for inside in (path / "master", path / "segments" / "master"):
+        assert reason_of(lambda at=inside: LocalProvider.create(at, files=DISK)) == "inside-journal"
+        assert not inside.exists()
+    LocalProvider.create(tmp_path / "master", files=DISK)
+    (tmp_path / "master").rename(path / "master")
+    provider = LocalProvider(path / "master", files=DISK)
     ring = EnvelopeKeyring.create(tmp_path / "keys", provider, files=DISK)
     assert reason_of(lambda: Store.open(path, keyring=ring)) == "inside-journal"
 

@@ -502,14 +502,19 @@ def test_a_keyring_inside_the_journal_is_refused(path: Path, inside: str, mode: 
     with Store.open(path, files=DISK) as store:
         store.append(HERE, 1, kind=KIND)
     place = path / inside
+    keys = path.parent / "keys"
+    FileKeyring.create(keys, files=DISK)
     if inside == ".":
-        place = path.parent / "keys"
-        FileKeyring.create(place, files=DISK)
+        place = keys
         link = path / "link"
         shutil.move(place, link)
         place.symlink_to(link)
     else:
-        FileKeyring.create(place, files=DISK)
+        with pytest.raises(KeyringRefused) as caught:
+            FileKeyring.create(place, files=DISK)
+        assert caught.value.reason == "inside-journal"
+        assert not place.exists()
+        shutil.move(keys, place)
     ring = FileKeyring(place, files=DISK)
     before = sorted(path.rglob("*"))
     with pytest.raises(KeyringRefused) as caught:

@@ -70,6 +70,7 @@ class Prover:
                 f"the checkpoint over {new} events did not grow out of one of this size",
                 field="old",
                 value=old_size,
+                advice=f"give a size from 0 to {new}: what was seen of this journal last",
             )
 
         def attempt(subtree: Subtree) -> tuple[bytes, list[bytes]] | None:

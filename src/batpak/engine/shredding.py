@@ -89,7 +89,8 @@ class ShredReport:
                     "were not named",
                     field="what",
                     reason="covers-more",
-                    advice="look with plan_shredding(); also_others=True shreds them too",
+                    advice="look first: plan_shredding(), or --dry-run; to shred them too: "
+                    "also_others=True, or --also-others",
                 )
 
 

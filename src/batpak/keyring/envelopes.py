@@ -15,7 +15,7 @@ from typing import ClassVar, Final, Protocol, Self, runtime_checkable
 
 from batpak.errors import BatpakError, KeyringFailed, KeyringRefused
 from batpak.files import REAL, Files, closing, refusal, write_all
-from batpak.keyring.files import MAX_KEPT, FileKeyring
+from batpak.keyring.files import MAX_KEPT, FileKeyring, check_outside_journals
 from batpak.keyring.policies import Policy
 
 __all__ = ["EnvelopeKeyring", "KeyProvider", "LocalProvider"]
@@ -131,8 +131,12 @@ class LocalProvider:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, files: Files = REAL) -> LocalProvider:
-        """Make a master key in a new file. Raises KeyringRefused when it is there already."""
+        """Make a master key in a new file.
+
+        Raises KeyringRefused when it is there already, or inside a journal, StorageFailed.
+        """
         name: str = os.path.abspath(os.fspath(path))
+        check_outside_journals(name, files)
         try:
             fd = files.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with closing(files, fd):

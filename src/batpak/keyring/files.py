@@ -6,7 +6,7 @@
 
 A key is destroyed by writing zeros over it, syncing, and unlinking it; so a crash leaves
 the whole key, zeros, or nothing. What the disk or a backup kept of it is not seen from
-here. Knows files, not journals. Source: docs/format.md, "Keyring files".
+here. Knows files, and of journals only where they are. Source: docs/format.md, "Keyring files".
 """
 
 from __future__ import annotations
@@ -32,9 +32,16 @@ from batpak.files import (
     wall_us,
     write_all,
 )
+from batpak.journal.layout import Layout
 from batpak.keyring.policies import KeyringBase, Policy
 
-__all__ = ["MAX_KEPT", "FileKeyring", "decode_key_file", "encode_key_file"]
+__all__ = [
+    "MAX_KEPT",
+    "FileKeyring",
+    "check_outside_journals",
+    "decode_key_file",
+    "encode_key_file",
+]
 
 _MAGIC: Final = b"BATPKY\x01\n"
 _HEADER: Final = Struct("<8s16sQII")
@@ -46,6 +53,22 @@ _CONFIG: Final = "keyring.json"
 _MAX_CONFIG: Final = 4096
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+def check_outside_journals(path: str, files: Files) -> None:
+    """Raises KeyringRefused for a path inside a journal's directory, before keys stand there."""
+    inner = os.path.realpath(path)
+    while (folder := os.path.dirname(inner)) != inner:
+        try:
+            files.stat(Layout(folder).segments)
+            files.stat(Layout(folder).identity)
+        except OSError:
+            inner = folder
+            continue
+        raise _refused(
+            "keys can't stand inside a journal: every copy of it would take them along", path,
+            "inside-journal", "keep them elsewhere, and out of the journal's backups",
+        )  # fmt: skip
 
 
 def encode_key_file(key_id: bytes, kept: bytes, created_us: int) -> bytes:
@@ -87,11 +110,12 @@ class FileKeyring(KeyringBase):
     ) -> Self:
         """Make a keyring in a directory that is new or empty, and open it.
 
-        Raises KeyringRefused when something is there, StorageFailed, NoSpace.
+        Raises KeyringRefused when something is there, or inside a journal, StorageFailed, NoSpace.
         """
         if not isinstance(policy, Policy):
             raise _refused("policy= is a Policy", "", "policy", "write policy=Policy.ENTITY")
         name: str = os.path.abspath(os.fspath(path))
+        check_outside_journals(name, files)
         config = {"format": 1, "policy": policy.value, "keys": cls._KEPT_AS}
         try:
             with suppress(FileExistsError):
