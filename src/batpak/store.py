@@ -512,8 +512,8 @@ class Store(Reading):
         Ids, correlation, causation, kinds, labels and payload bytes stay; `origin.*`
         extensions say where each stood, `namespace` what you call that journal. Run it
         again, after a kill too, and it adds only what is new. `progress(read)` is told
-        events. Source: docs/guide/keep.md. Raises InvalidInput, ImportSourceError,
-        IdempotencyConflict, and as `append_many`.
+        events, now and then and at the end. Source: docs/guide/keep.md. Raises InvalidInput,
+        ImportSourceError, IdempotencyConflict, and as `append_many`.
         """
         from batpak.engine.crossing import Target, check_namespace, import_journal
 

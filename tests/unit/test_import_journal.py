@@ -26,21 +26,25 @@ from batpak import (
 )
 from batpak.engine.system import LIFECYCLE
 from batpak.errors import (
+    Damaged,
     IdempotencyConflict,
     ImportSourceError,
     InvalidInput,
     PayloadErased,
     PayloadTooLarge,
+    StoreClosed,
 )
 from batpak.event import CODEC_PLAIN, Event
 from batpak.gates import Denial
 from batpak.journal.writer import Prepared
+from batpak.keyring import FileKeyring
 from batpak.kinds import SYSTEM_DENIAL
-from tests.support.faulty_files import UnsyncedFiles
+from batpak.receipt import encode_extensions
+from tests.support.faulty_files import DISK
 from tests.unit.test_golden import REWRITTEN, journal_of
 
 KIND = EventKind(0xF, 1)
-OPTIONS: dict[str, Any] = {"files": UnsyncedFiles(), "preallocate": 4096}
+OPTIONS: dict[str, Any] = {"files": DISK, "preallocate": 4096}
 ALICE, BOB = Coordinate("player:alice", "room"), Coordinate("player:bob", "hall")
 
 
@@ -185,6 +189,144 @@ def test_a_fork_brings_home_only_its_own_events(tmp_path: Path) -> None:
             assert ours(home)[-1].value == {"n": "from the fork"}
 
 
+JOURNALS = ("a", "b", "c")
+LOSSES = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.sampled_from(JOURNALS), st.sampled_from(["u:1", "u:2"])),
+        st.tuples(
+            st.just("import"), st.permutations(JOURNALS), st.sampled_from([None, "north", "south"])
+        ),
+        st.tuples(
+            st.sampled_from(["erase", "shred", "compact"]),
+            st.sampled_from(JOURNALS),
+            st.sampled_from(["u:1", "u:2"]),
+        ),
+        st.tuples(st.just("restore"), st.sampled_from(JOURNALS), st.none()),
+    ),
+    min_size=4,
+    max_size=14,
+)
+
+
+def payload_or_loss(event: Event) -> object:
+    """What can be read of an event; None where it says that its payload is gone."""
+    gone = event.payload_state is not PayloadState.PRESENT or "origin.payload" in event.extensions
+    return None if gone else event.value
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=LOSSES)
+def test_an_event_is_known_however_it_came_and_wherever_its_payload_was_lost(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]
+) -> None:
+    """Three journals that import each other's events, erase and shred them, and are restored."""
+    place = tmp_path_factory.mktemp("losses")
+    rings = {name: FileKeyring.create(place / f"{name}.keys", files=DISK) for name in JOURNALS}
+
+    def opened(name: str, where: Path) -> Store:
+        return open_at(where, codec="encrypted", keyring=rings[name])
+
+    stores = {name: opened(name, place / name) for name in JOURNALS}
+    written: dict[bytes, int] = {}
+    for number, (what, which, more) in enumerate(steps):
+        if what == "append":
+            receipt = stores[which].append(Coordinate(more, "room"), number, kind=KIND)
+            written[receipt.event_id.bytes] = number
+        elif what == "import":
+            stores[which[0]].import_events(stores[which[1]], namespace=more)
+        elif what == "erase":
+            stores[which].erase(Region(entity=more), reason="asked for")
+        elif what == "shred":
+            stores[which].shred(Region(entity=more))
+        elif what == "compact":
+            stores[which].compact()
+        else:
+            stores[which].snapshot(place / f"snapshot{number}")
+            stores[which].close()
+            Store.restore(place / f"snapshot{number}", place / f"again{number}")
+            stores[which] = opened(which, place / f"again{number}")
+    pairs = [(one, other) for one in JOURNALS for other in JOURNALS if one != other]
+    for one, other in pairs * 2:
+        stores[one].import_events(stores[other])
+    for one, other in pairs:
+        report = stores[one].import_events(stores[other], namespace="all over again")
+        assert report.imported == 0
+    for store in stores.values():
+        assert {event.event_id.bytes for event in ours(store)} == written.keys()
+        for event in ours(store):
+            assert payload_or_loss(event) in (None, written[event.event_id.bytes])
+        assert store.verify().ok
+        store.close()
+    shutil.rmtree(place)
+
+
+WAYS: dict[str, tuple[str, ...]] = {
+    "straight": ("a<b",),
+    "there and back": ("b<a", "a<b"),
+    "siblings": ("b<a", "c<a", "c<b", "b<c"),
+    "through a third": ("b<a", "c<b", "a<c", "c<a"),
+    "around": ("b<a", "c<b", "b<c", "a<b", "c<a"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("loss", ["erase", "shred"])
+@pytest.mark.parametrize("where", JOURNALS)
+@pytest.mark.parametrize("namespace", [None, "north"])
+def test_a_lost_payload_blocks_no_import(
+    tmp_path: Path, way: str, loss: str, where: str, namespace: str | None
+) -> None:
+    """The loss comes before, between and after the imports of each way."""
+    steps = WAYS[way]
+    for at in range(len(steps) + 1):
+        ring = FileKeyring.create(tmp_path / f"{at}.keys", files=DISK)
+        stores = {
+            name: open_at(tmp_path / f"{at}.{name}", codec="encrypted", keyring=ring)
+            for name in JOURNALS
+        }
+        stores["a"].append(ALICE, {"n": 1}, kind=KIND)
+        for number, step in enumerate([*steps, *steps]):
+            if number == at and loss == "erase":
+                stores[where].erase(Region.all(), reason="asked for")
+            if number == at and loss == "shred":
+                stores[where].shred(Region.all())
+            one, other = step.split("<")
+            stores[one].import_events(stores[other], namespace=namespace)
+            stores[one].import_events(stores[other], Region(entity="player"))
+            assert len(ours(stores[one])) <= 1
+        for store in stores.values():
+            store.close()
+
+
+def test_what_is_known_only_by_its_payload_conflicts_once_that_is_erased(tmp_path: Path) -> None:
+    """Two journals gave one id to two events: nothing but their payloads can be compared."""
+    with open_at(tmp_path / "a") as a, open_at(tmp_path / "b") as b:
+        a.append(ALICE, {"n": 1}, kind=KIND, key=UUID(int=5))
+        b.append(ALICE, {"n": 1}, kind=KIND, key=UUID(int=5))
+        assert a.import_events(b).known == 1
+        b.erase(Region.all(), reason="asked for")
+        with pytest.raises(IdempotencyConflict, match="the id of another event here") as refused:
+            a.import_events(b)
+        assert "erased" in (refused.value.advice or "")
+        with open_at(tmp_path / "c") as c, open_at(tmp_path / "d") as d:
+            # Two stand-ins for payloads that are gone are no equal payloads.
+            c.import_events(b)
+            a.erase(Region.all(), reason="asked for")
+            d.import_events(a)
+            with pytest.raises(IdempotencyConflict):
+                d.import_events(c)
+
+
+def test_a_mark_of_a_lost_payload_goes_on_with_the_event(tmp_path: Path) -> None:
+    with open_at(tmp_path / "a") as a, open_at(tmp_path / "b") as b, open_at(tmp_path / "c") as c:
+        a.append(ALICE, {"n": 1}, kind=KIND)
+        a.erase(Region.all(), reason="asked for")
+        assert b.import_events(a).without_payload == 1
+        assert c.import_events(b).without_payload == 1
+        (event,) = ours(c)
+        assert event.extensions["origin.payload"] == b"erased"
+
+
 def test_the_whole_way_of_an_event_is_kept(tmp_path: Path) -> None:
     with open_at(tmp_path / "a") as a, open_at(tmp_path / "b") as b, open_at(tmp_path / "c") as c:
         a.append(ALICE, {"n": 1}, kind=KIND)
@@ -264,6 +406,53 @@ def test_a_source_can_not_speak_for_the_journal_that_imports(tmp_path: Path) -> 
         before = len(target)
         report = target.import_events(source)
         assert (report.read, report.lifecycle, report.imported) == (3, 3, 0)
+        assert len(target) == before
+
+
+def test_an_origin_that_nobody_imported_counts_for_nothing(tmp_path: Path) -> None:
+    """A file that somebody made may say anything of where its events stood before."""
+    with open_at(tmp_path / "a") as source, open_at(tmp_path / "b") as target:
+        key = UUID(int=5)
+        target.append(ALICE, {"n": 1}, kind=KIND, key=key)
+        claims = {"origin.event_hash": bytes(32), "origin.earlier": b"\xc1 not canonical"}
+        forged = Prepared.of(
+            ALICE, KIND.raw, 1, CODEC_PLAIN, canonical.encode({"n": 2}), key=key.bytes,
+            extensions=encode_extensions(claims, reserved_allowed=True),
+        )  # fmt: skip
+        source._writer.commit([forged])  # no public call writes such events
+        source.sync()
+        with pytest.raises(IdempotencyConflict):
+            target.import_events(source)
+
+
+def test_a_source_that_can_not_be_read_says_why(tmp_path: Path) -> None:
+    """What keeps the last position from being looked up is no other history."""
+    with open_at(tmp_path / "b") as target:
+        source = open_at(tmp_path / "a")
+        source.append(ALICE, {"n": 1}, kind=KIND)
+        target.import_events(source)
+        source.close()
+        with pytest.raises(StoreClosed):
+            target.import_events(source)
+        (segment,) = (tmp_path / "a").glob("segments/*.seg")
+        content = segment.read_bytes()
+        at = content.index(b"player:alice")
+        with open_at(tmp_path / "a", mode="r") as source:
+            segment.write_bytes(content[:at] + b"q" + content[at + 1 :])
+            with pytest.raises(Damaged):
+                target.import_events(source)
+
+
+def test_progress_is_told_at_the_end_too(tmp_path: Path) -> None:
+    with open_at(tmp_path / "a") as source, open_at(tmp_path / "b") as target:
+        source.append_many([Item(ALICE, {"n": n}, kind=KIND) for n in range(1200)])
+        told: list[int] = []
+        target.import_events(source, progress=told.append)
+        assert told == [1000, 1201]
+        before = len(target)
+        with pytest.raises(InvalidInput) as refused:
+            target.import_events(source, progress=5)  # type: ignore[arg-type]  # what a caller without a checker may pass
+        assert refused.value.field == "progress"
         assert len(target) == before
 
 

@@ -19,7 +19,13 @@ from batpak import canonical
 from batpak.coordinate import Region
 from batpak.engine.preparing import check_unique_keys
 from batpak.engine.system import RESERVED_ENTITY_PREFIX
-from batpak.errors import BatpakError, IdempotencyConflict, ImportSourceError, InvalidInput
+from batpak.errors import (
+    CanonicalError,
+    EventNotFound,
+    IdempotencyConflict,
+    ImportSourceError,
+    InvalidInput,
+)
 from batpak.event import Event, PayloadState
 from batpak.journal.writer import Prepared
 from batpak.kinds import SYSTEM_DENIAL
@@ -105,6 +111,8 @@ def import_journal(
     Raises ImportSourceError when the source is not what an earlier run has read,
     IdempotencyConflict when an id names something else here, and as an append.
     """
+    if progress is not None and not callable(progress):
+        raise InvalidInput("progress= takes a function", field="progress", value=progress)
     began = time.perf_counter()
     run = _Run(source, target, region, namespace)
     after = run.resume()
@@ -113,6 +121,8 @@ def import_journal(
         if progress is not None and run.read % BATCH_EVENTS == 0:
             progress(run.read)
     run.flush()
+    if progress is not None:
+        progress(run.read)
     return JournalImportReport(
         source.journal_id, run.name, after, run.read, run.imported, run.known, run.lifecycle,
         run.denials, run.without_payload, time.perf_counter() - began,
@@ -141,18 +151,20 @@ class _Run:
         position = self._target.position(self.name)
         if position is None:
             return None
+        sequence = None
         try:
-            sequence, digest = position["sequence"], position["event_hash"]
-            stands = self._source.at(sequence).event_hash == digest
-        except (BatpakError, KeyError, TypeError):
-            sequence, stands = None, False
+            sequence = position["sequence"]
+            stands = self._source.at(sequence).event_hash == position["event_hash"]
+        except (EventNotFound, KeyError, TypeError):
+            stands = False
         if not stands:
             raise ImportSourceError(
                 "the source's history is not the one that was imported before",
                 field="source",
                 value=str(self._source.journal_id),
-                advice="a snapshot that was resumed can lose events: import it with a namespace "
-                "of its own, if both histories are wanted",
+                advice="refresh() a source that was opened for reading before; a snapshot that was "
+                "resumed can lose events: import it with a namespace of its own, if both histories "
+                "are wanted",
             )
         return sequence
 
@@ -192,37 +204,24 @@ class _Run:
             break
         self.imported += len(fresh)
         self.denials += sum(event.kind == SYSTEM_DENIAL for event in fresh)
-        self.without_payload += sum(e.payload_state is not PayloadState.PRESENT for e in fresh)
+        self.without_payload += sum(not _has_payload(event) for event in fresh)
 
     def _is_known(self, event: Event, *, count: bool = True) -> bool:
         """Whether the event is here. Raises IdempotencyConflict when another has its id."""
         found = self._target.find(event.event_id.bytes)
         if found is None:
             return False
-        if not self._is_same(found, event):
+        if not _is_same(found, event):
             raise IdempotencyConflict(
                 f"event {event.sequence} of the source has the id of another event here",
                 sequence=found.sequence,
                 reason="different-content",
                 key=event.event_id.bytes.hex(),
-                advice="one of the two journals gave this id to something else: compare them",
+                advice="one of the two journals gave this id to something else, or a payload that "
+                "would tell is erased: compare them, and import a region without this event",
             )
         self.known += count
         return True
-
-    def _is_same(self, found: Event, event: Event) -> bool:
-        if found.event_hash == event.event_hash:
-            return True
-        origin = found.extensions
-        if (origin.get("origin.journal_id"), origin.get("origin.event_hash")) == (
-            self._journal, event.event_hash,
-        ):  # fmt: skip
-            return True
-        return (
-            (found.coordinate, found.kind) == (event.coordinate, event.kind)
-            and PayloadState.PRESENT is found.payload_state is event.payload_state
-            and found.raw == event.raw
-        )
 
     def _prepare(self, event: Event, *, is_last: bool) -> Prepared:
         marks: dict[str, bytes] = {
@@ -233,11 +232,7 @@ class _Run:
         }
         if self._namespace:
             marks["origin.namespace"] = self._namespace.encode()
-        earlier = {
-            name.removeprefix("origin."): value
-            for name, value in event.extensions.items()
-            if name.startswith("origin.") and name not in _BOOKKEEPING
-        }
+        earlier = _origin_of(event)
         if earlier:
             # It came from somewhere before: the whole way is kept, the last place outermost.
             marks["origin.earlier"] = canonical.encode(dict(sorted(earlier.items())))
@@ -246,12 +241,50 @@ class _Run:
             payload = event.raw
         else:
             marks["origin.payload"] = event.payload_state.value.encode()
+        if "payload" in earlier:
+            # What stands there is no payload either, but what was put in the place of one.
+            marks["origin.payload"] = earlier["payload"]
         if is_last:
             marks["origin.source"] = self.name.encode()
             marks["origin.position"] = canonical.encode(
                 {"event_hash": event.event_hash, "sequence": event.sequence}
             )
         return self._target.prepare(event, payload, _extensions(event.extensions, marks))
+
+
+def _is_same(found: Event, event: Event) -> bool:
+    """Whether both are one event: one descends from the other, both from a third, or they agree."""
+    if (found.coordinate, found.kind) != (event.coordinate, event.kind):
+        return False
+    if not _places_of(found).isdisjoint(_places_of(event)):
+        return True
+    return _has_payload(found) and _has_payload(event) and found.raw == event.raw
+
+
+def _places_of(event: Event) -> set[bytes]:
+    """The event's hash here, and in every journal that it came through."""
+    hashes = {event.event_hash}
+    origin = _origin_of(event)
+    while "event_hash" in origin:
+        hashes.add(origin["event_hash"])
+        try:
+            origin = canonical.decode(origin.get("earlier", b"\x80"), dict[str, bytes])
+        except CanonicalError:
+            break  # No import wrote this, so what it tells of earlier places counts for nothing.
+    return hashes
+
+
+def _origin_of(event: Event) -> dict[str, bytes]:
+    """Where an imported event stood: its `origin` extensions, without their prefix."""
+    return {
+        name.removeprefix("origin."): value
+        for name, value in event.extensions.items()
+        if name.startswith("origin.") and name not in _BOOKKEEPING
+    }
+
+
+def _has_payload(event: Event) -> bool:
+    return event.payload_state is PayloadState.PRESENT and "origin.payload" not in event.extensions
 
 
 def _extensions(own: Mapping[str, bytes], marks: Mapping[str, bytes]) -> bytes:
