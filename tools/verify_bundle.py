@@ -480,7 +480,7 @@ def read_json(data: bytes) -> dict[str, Any]:
         raise Refused(f"{text[:20]} is no integer")
 
     def small(text: str) -> int:
-        need(len(text) <= 20, "a number beyond 64 bits")
+        need(len(text) <= 20 and 0 <= int(text) < 1 << 64, "no unsigned number of 64 bits")
         return int(text)
 
     need(len(data) <= LARGEST_BUNDLE, "too long")
@@ -517,6 +517,7 @@ def judge(
     try:
         bundle = read_json(data)
         read = [read_event(shown) for shown in bundle["events"]]
+        # Form only: the receipts of key events are not judged.
         system = [read_event(shown, "inclusion")[0] for shown in bundle["key_events"]]
         system_proofs = [hashes(shown["inclusion"]) for shown in bundle["key_events"]]
         proof, consistency = hashes(bundle["inclusion"]), hashes(bundle["consistency"])
@@ -619,6 +620,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         log, witnesses = read_key(given.log), [read_key(text) for text in given.witness]
         keys = [Span(from_hex(text, 32)) for text in given.receipt_key]
+        need(given.threshold >= 0, "--threshold is a number of witnesses")
         with given.bundle.open("rb") as file:
             data = file.read(LARGEST_BUNDLE + 1)
     except (Refused, OSError) as error:

@@ -152,6 +152,8 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 raise ValueError("it names no format, or shows no event")
             if bundle.earlier is None and bundle.consistency:
                 raise ValueError("a consistency proof is from an earlier checkpoint")
+            for shown in bundle.key_events:
+                shown.open_receipt()  # Nobody judges it, so nobody else would look at its form.
         except (ValueError, RecursionError) as error:
             raise ProofInvalid(f"not a bundle: {error}", reason="bundle") from error
         return bundle
@@ -169,9 +171,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _small_int(text: str) -> int:
-    if len(text) > 20:
-        raise ValueError("a number beyond 64 bits")
-    return int(text)
+    number = int(text) if len(text) <= 20 else -1
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"{text[:21]} is beyond 64 bits, or below 0")
+    return number
 
 
 def _no_number(text: str) -> NoReturn:

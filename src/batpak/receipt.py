@@ -404,6 +404,10 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
             raise InvalidInput(
                 "not a receipt: bad journal id", field="journal_id", value=plain.journal_id
             ) from error
+        if plain.hlc >= 1 << 64:
+            raise InvalidInput(
+                "not a receipt: hlc has more than 64 bits", field="hlc", value=plain.hlc
+            )
         made = DenialReceipt if plain.kind == kinds.SYSTEM_DENIAL.raw else AppendReceipt
         if not issubclass(made, cls):
             raise _no_denial(plain.kind)
@@ -464,6 +468,7 @@ class DenialReceipt(AppendReceipt, frozen=True, gc=False, eq=False):
 
 _Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Hlc = Annotated[int, msgspec.Meta(ge=0)]
+"""Below 2^64, which msgspec can't say."""
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _U16 = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
 

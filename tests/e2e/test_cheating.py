@@ -11,8 +11,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from batpak import Coordinate, EventKind, Store
 from batpak.bundle import Bundle
@@ -330,7 +332,7 @@ def _stolen_checkpoint_key(scene: Scene) -> None:
         scene.witness().cosign(request)
 
 
-@row("any byte of a bundle")
+@row("any byte of a bundle that is proved")
 def _bytes_of_a_bundle(scene: Scene) -> None:
     text = scene.bundle.to_json()
     good = verify_bundle(text, (), POLICY)
@@ -341,6 +343,36 @@ def _bytes_of_a_bundle(scene: Scene) -> None:
         changed = verify_bundle(text[:at] + other + text[at + 1 :], (), POLICY)
         assert changed != good, at
         assert not changed.ok, at
+
+
+@row("a byte of a bundle that is only told")
+def _told_in_a_bundle(scene: Scene) -> None:
+    """Here everything is signed by keys at hand; tests/unit/test_proof_bundle.py has the rest."""
+    text = scene.bundle.to_json()
+    for told, lie in (
+        ('"durable":true', '"durable":false'),
+        ('"replayed":false', '"replayed":true'),
+        ('"payload_state":"present"', '"payload_state":"shredded"'),
+    ):
+        assert told in text
+        assert verify_bundle(text.replace(told, lie), (), POLICY).ok
+    (journal_id,) = {shown["journal_id"] for shown in receipts_of(scene.bundle)}
+    other = journal_id.replace(journal_id[0], "1" if journal_id[0] != "1" else "2")
+    found = verify_bundle(text.replace(journal_id, other), (), POLICY)
+    assert [check.name for check in found.checks if check.held is False] == ["receipt"]
+    stripped = [{**shown, "key_id": None, "signature": None} for shown in receipts_of(scene.bundle)]
+    unsigned = replace(
+        scene.bundle,
+        events=[
+            replace(shown, receipt=receipt)
+            for shown, receipt in zip(scene.bundle.events, stripped, strict=True)
+        ],
+    )
+    assert verify_bundle(unsigned.to_json().replace(journal_id, other), (), POLICY).ok
+
+
+def receipts_of(bundle: Bundle) -> list[dict[str, Any]]:
+    return [shown.receipt for shown in bundle.events if shown.receipt is not None]
 
 
 @row("a payload exchanged in a bundle")

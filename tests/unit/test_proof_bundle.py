@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +362,88 @@ def test_witnesses_are_counted_by_key_and_only_yours() -> None:
         assert failures(text, RECEIPT_KEY, policy=policy) == failed
 
 
+def test_a_policy_that_asks_for_less_than_no_witness_holds_nothing() -> None:
+    verdict = verify_bundle(FULL.to_json(), [RECEIPT_KEY], Policy(LOG_KEY, (), -1))
+    (failed, *_) = [check for check in verdict.checks if check.held is False]
+    assert failed == Check("checkpoint", False, "a policy asks for 0 witnesses or more")
+    assert "witnesses" not in {check.name for check in verdict.checks}
+
+
+# --- cheating, byte by byte -------------------------------------------------------------------
+
+
+NEXT = {"0": "1", "f": "e", "a": "b", "z": "y", "A": "B", "Z": "Y"}
+
+
+def variants(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The value with one thing in it changed to another of its sort, and what that is called."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            for place, other in variants(f"{path}.{name}" if path else name, inner):
+                yield place, value | {name: other}
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            for place, other in variants(f"{path}[]", inner):
+                yield place, [*value[:at], other, *value[at + 1 :]]
+    elif isinstance(value, bool):
+        yield path, not value
+    elif isinstance(value, int):
+        yield path, value + 1
+    elif path.endswith("payload_state"):
+        yield from ((path, state) for state in ("withheld", "shredded", "erased"))
+    elif isinstance(value, str) and value:
+        text, is_note, _ = value.partition("\n\n")
+        step = max(1, len(value) // (20 if is_note else 3))
+        for at in {*range(0, len(value), step), len(value) - 1}:
+            place = path
+            if is_note and at > len(text):
+                line = value[:at].rpartition("\n")[2]
+                place += ": signature" if line.startswith(f"— {ORIGIN} ") else ": cosignature"
+            yield place, value[:at] + NEXT.get(value[at], "0") + value[at + 1 :]
+
+
+def places_that_pass(bundle: Bundle, *keys: ReceiptKey, policy: Policy) -> set[str]:
+    plain = json.loads(bundle.to_json())
+    assert failures(json.dumps(plain), *keys, policy=policy) == []
+    return {
+        place
+        for place, other in variants("", plain)
+        if other != plain and not failures(json.dumps(other), *keys, policy=policy)
+    }
+
+
+TOLD = {"events[].payload_state", "events[].receipt.durable", "events[].receipt.replayed"}
+OF_THE_KEY_EVENT = {"key_events[].payload_state"}
+
+
+@pytest.mark.proves("INV-BUNDLE-TAMPERING")
+def test_only_what_nobody_vouches_for_can_be_changed() -> None:
+    """The list is the one of docs/proofs.md, "What a bundle does not show"."""
+    everybody = Policy(LOG_KEY, WITNESS_KEYS, 2)
+    # Signed, cosigned, and all keys at hand: nothing but what is told.
+    full = HISTORY.bundle(3, earlier=5, key_events=(1, 5))
+    found = places_that_pass(full, RECEIPT_KEY, policy=everybody)
+    assert found == TOLD | OF_THE_KEY_EVENT
+    # Unsigned: nobody says of which journal the receipt is.
+    unsigned = full_with_unsigned_receipt()
+    found = places_that_pass(unsigned, policy=everybody)
+    assert found == TOLD | {"events[].receipt.journal_id"}
+    # Cosigned by witnesses that nobody asks for.
+    found = places_that_pass(unsigned, policy=Policy(LOG_KEY))
+    assert found == TOLD | {"events[].receipt.journal_id", "checkpoint: cosignature"}
+    # Signed by a key that is neither given nor shown: as good as unsigned.
+    found = places_that_pass(HISTORY.bundle(3), policy=everybody)
+    signed = {f"events[].receipt.{name}" for name in ("journal_id", "key_id", "signature")}
+    assert found == TOLD | signed
+
+
+def full_with_unsigned_receipt() -> Bundle:
+    bundle = HISTORY.bundle(3, private=None)
+    (shown,) = bundle.events
+    receipt = json.loads(HISTORY.receipt(3, None).to_json())
+    return msgspec.structs.replace(bundle, events=[msgspec.structs.replace(shown, receipt=receipt)])
+
+
 def test_another_origin_is_another_log() -> None:
     policy = Policy(LOG_KEY, origin="example.com/other")
     assert failures(FULL.to_json(), RECEIPT_KEY, policy=policy) == [
@@ -465,6 +547,23 @@ HOSTILE: dict[str, str | bytes] = {
     "a receipt in capitals": GOOD.replace("6f1e2d3c-4b5a", "6F1E2D3C-4B5A"),
     "a receipt with spaces in hex": GOOD.replace('"prev_hash":"', '"prev_hash":" '),
     "an event id without its prefix": GOOD.replace('"event_id":"event:', '"event_id":"'),
+    "a number below 0": GOOD.replace('"clock":0', '"clock":-1'),
+    "an hlc beyond 64 bits": edited(FULL, lambda p: p["events"][0]["receipt"].update(hlc=2**64)),
+    "an empty receipt of a key event": edited(
+        FULL, lambda p: p["key_events"][0].update(receipt={})
+    ),
+    "a receipt of a key event that says more": edited(
+        FULL,
+        lambda p: p["key_events"][0].update(
+            receipt=p["events"][0]["receipt"] | {"says": "payment approved"}
+        ),
+    ),
+    "a receipt of a key event with half a signature": edited(
+        FULL,
+        lambda p: p["key_events"][0].update(
+            receipt=p["events"][0]["receipt"] | {"signature": "zz"}
+        ),
+    ),
     "an entity with a slash": GOOD.replace("player:bob", "player/bob"),
     "a key event without its payload": edited(
         FULL, lambda p: p["key_events"][0].update(envelope=None, payload_state="withheld")

@@ -131,6 +131,7 @@ BROKEN: list[tuple[str, Any, type[BatpakError]]] = [
     ("kind", -1, InvalidInput),
     ("kind", 0x10000, InvalidInput),
     ("hlc", -1, InvalidInput),
+    ("hlc", 2**64, InvalidInput),
     ("clock", -1, InvalidInput),
     ("clock", 2**32, InvalidInput),
     ("commitment", "zz" * 32, InvalidInput),

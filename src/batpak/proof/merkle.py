@@ -21,6 +21,7 @@ EMPTY_ROOT: Final = sha256(b"").digest()
 
 Hashes = Sequence[bytes]
 Take = Callable[[int, int], bytes]
+Walk = Callable[[Take], object]
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -59,9 +60,7 @@ def verify_consistency(
     return _leads_to(roots, (*proof, *roots), proof, walk)
 
 
-def _leads_to(
-    wanted: object, hashes: Hashes, proof: Hashes, walk: Callable[[Take], object]
-) -> bool:
+def _leads_to(wanted: object, hashes: Hashes, proof: Hashes, walk: Walk) -> bool:
     rest = iter(proof)
     try:
         found = walk(lambda _start, _stop: next(rest))

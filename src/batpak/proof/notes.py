@@ -161,12 +161,13 @@ class Policy(NamedTuple):
 
     def open(self, note: str) -> tuple[Checkpoint, dict[Key, int]]:
         """A checkpoint that this log signed, and the witnesses that did. Raises ProofInvalid."""
+        if self.threshold < 0:
+            raise ProofInvalid("a policy asks for 0 witnesses or more", reason="policy")
         opened = Note.parse(note)
         signed = opened.verified((self.log, *self.witnesses))
         checkpoint = Checkpoint.parse(opened.text)
-        if signed.pop(self.log, None) is None or checkpoint.origin != (
-            self.origin or self.log.name
-        ):
+        origin = self.origin or self.log.name
+        if signed.pop(self.log, None) is None or checkpoint.origin != origin:
             raise ProofInvalid("not a checkpoint that this log signed", reason="unknown-log")
         return checkpoint, signed
 
