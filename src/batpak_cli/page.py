@@ -7,6 +7,7 @@ whoever doubts it checks it without us. The bundle itself stands at the page's e
 
 from __future__ import annotations
 
+import json
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -74,6 +75,13 @@ def bundle_page(bundle: Bundle) -> str:
 def _text(value: object) -> str:
     """Text that a browser shows as it is, and that hides nothing from its reader."""
     return escape(terminal.safe(str(value)), quote=True)
+
+
+def _visible(text: str) -> str:
+    """JSON that says the same, with everything escaped that a browser might obey or hide."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _table(rows: Iterable[tuple[str, object]]) -> str:
@@ -160,7 +168,7 @@ def _checkpoint(note: Note, checkpoint: Checkpoint, bundle: Bundle) -> str:
 
 def _checking(bundle: Bundle) -> str:
     command = "batpak verify bundle.json --key THE-KEY"
-    text = escape(bundle.to_json())
+    text = escape(_visible(bundle.to_json()))
     return (
         "<h2>How to check this</h2>\n"
         "<p>Save the text in the last box as <code>bundle.json</code>. Get the journal's key "
