@@ -389,7 +389,7 @@ class NetworkFilesystem(InvalidInput):
 class PlatformUnsupported(InvalidInput):
     """This platform lacks what the call needs.
 
-    `capability` names it (lock, pread, pwrite …), `reason` says how that was found.
+    `capability` names it (flock, pwrite), `reason` says how that was found.
     """
 
     code = "platform-unsupported"

@@ -54,6 +54,8 @@ MAX_SMALL_FILE = 1 << 20
 
 _FICLONE = 0x40049409
 """ioctl of Linux: the whole of one file into another, by reference."""
+_WRITES = hasattr(os, "pwrite")
+"""Windows has no such call: there batpak reads, and refuses to open anything for writing."""
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
@@ -102,6 +104,15 @@ def _seek_read(fd: int, length: int, offset: int) -> bytes:
     return os.read(fd, length)
 
 
+def _reads_only(missing: str) -> PlatformUnsupported:
+    return PlatformUnsupported(
+        f"this platform has no {missing}: nothing of batpak's can be written here",
+        capability=missing,
+        reason=f"no-{missing}",
+        advice='open journals with mode="r" to read; write on Linux or macOS',
+    )
+
+
 class RealFiles:
     """The operating system's files."""
 
@@ -115,24 +126,26 @@ class RealFiles:
     link = staticmethod(os.link)
     rmdir = staticmethod(os.rmdir)
 
-    if sys.platform == "win32":
-        pread = staticmethod(_seek_read)
-    else:
+    if _WRITES:
         pread = staticmethod(os.pread)
         pwrite = staticmethod(os.pwrite)
+    else:
+        pread = staticmethod(_seek_read)
     if sys.platform == "darwin":
         sync_data = staticmethod(_full_sync)
         sync_file = staticmethod(_full_sync)
-    elif sys.platform == "win32":
-        sync_file = staticmethod(os.fsync)
     else:
-        sync_data = staticmethod(os.fdatasync)
+        sync_data = staticmethod(getattr(os, "fdatasync", os.fsync))
         sync_file = staticmethod(os.fsync)
 
     def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+        if not _WRITES and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise _reads_only("pwrite")
         return os.open(path, flags | _O_BINARY | _O_CLOEXEC, mode)
 
     def mkdir(self, path: str) -> None:
+        if not _WRITES:
+            raise _reads_only("pwrite")
         os.mkdir(path, 0o755)
 
     def clone(self, source_fd: int, target_fd: int) -> None:
@@ -165,12 +178,7 @@ class RealFiles:
         try:
             import fcntl
         except ImportError as error:
-            raise PlatformUnsupported(
-                "this platform has no flock: journals can't be written here",
-                capability="lock",
-                reason="no-flock",
-                advice='open with mode="r" to read',
-            ) from error
+            raise _reads_only("flock") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -181,7 +189,7 @@ class RealFiles:
         return mmap.mmap(fd, length, access=mmap.ACCESS_READ)
 
 
-REAL: Files = RealFiles()  # type: ignore[assignment]  # Windows lacks pwrite; writing refuses there
+REAL: Files = RealFiles()  # type: ignore[assignment]  # Windows lacks pwrite, and nothing opens for writing there
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
@@ -343,3 +345,39 @@ def test_a_range_grows_out_of_an_older_checkpoint(place: Path) -> None:
     assert "below 2^63" in batpak("prove", journal, 3, "--size", 10**24, code=5).stderr
     beyond = batpak("witness", "request", journal, "--old", 99, code=5)
     assert "give a size from 0 to" in beyond.stderr
+
+
+ELSEWHERE = """
+import os, sys
+from pydantic import Field, TypeAdapter  # typer loads it late, with the real os
+for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+    sys.modules[name] = None
+for name in ("pread", "pwrite", "fdatasync", "posix_fallocate", "register_at_fork", "statvfs",
+             "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "getuid", "geteuid"):
+    delattr(os, name)
+from batpak import Store
+from batpak.errors import PlatformUnsupported
+for make in (lambda: Store.open("new"), lambda: Store.open("journal"),
+             lambda: Store.open("journal", mode="r").snapshot("copy")):
+    try:
+        make()
+    except PlatformUnsupported as error:
+        print(error.code)
+with Store.open("journal", mode="r") as store:
+    assert store.verify().ok
+from batpak_cli.app import main
+main()
+"""
+
+
+def test_a_bundle_is_checked_where_nothing_can_be_written(place: Path) -> None:
+    """Windows has no pwrite, no locks and no forks: journals and bundles are read there."""
+    (place / "bundle.json").write_text(batpak("prove", place / "journal", 1).output)
+    before = sorted(each.name for each in place.iterdir())
+    ended = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, "verify", "bundle.json", "--key", "log.key"],
+        cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("platform-unsupported\n" * 3)
+    assert sorted(each.name for each in place.iterdir()) == before

@@ -105,8 +105,8 @@ def test_a_platform_without_locks_says_what_it_lacks(
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with pytest.raises(PlatformUnsupported) as caught:
         Store.open(tmp_path / "journal")
-    assert (caught.value.capability, caught.value.reason) == ("lock", "no-flock")
-    assert caught.value.advice == 'open with mode="r" to read'
+    assert (caught.value.capability, caught.value.reason) == ("flock", "no-flock")
+    assert caught.value.advice.startswith('open journals with mode="r" to read')
 
 
 def test_a_lock_is_held_by_one_open_file(tmp_path: Path) -> None:
