@@ -22,7 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from batpak.errors import NoSpace, PlatformUnsupported, StorageFailed, Unavailable
+from batpak.errors import (
+    InvalidInput,
+    NoSpace,
+    PlatformUnsupported,
+    StorageFailed,
+    Unavailable,
+)
 
 __all__ = [
     "MAX_SMALL_FILE",
@@ -39,6 +45,7 @@ __all__ = [
     "let_go",
     "lock_holder",
     "may_write",
+    "path_text",
     "read_small",
     "refusal",
     "replace_file",
@@ -190,6 +197,17 @@ class RealFiles:
 
 
 REAL: Files = RealFiles()  # type: ignore[assignment]  # Windows lacks pwrite, and nothing opens for writing there
+
+
+def path_text(path: str | os.PathLike[str], field: str) -> str:
+    """A path as text. Raises InvalidInput for what is none, such as bytes."""
+    text = path.__fspath__() if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise InvalidInput(
+            "a path is text or a pathlib.Path", field=field, value=path,
+            advice="of bytes make one with os.fsdecode()",
+        )  # fmt: skip
+    return text
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from batpak.errors import (
     PayloadDamaged,
 )
 from batpak.event import NO_HASH, Event, EventSummary
-from batpak.files import Files
+from batpak.files import Files, path_text
 from batpak.ids import EventId
 from batpak.index.query import ALL, Query
 from batpak.journal.identity import Identity
@@ -678,8 +678,8 @@ class Reading:
         from batpak.engine.snapshot import take_snapshot
 
         return take_snapshot(
-            self._files, self._layout, self._identity, os.fspath(destination), self._settle,
-            progress,
+            self._files, self._layout, self._identity, path_text(destination, "destination"),
+            self._settle, progress,
         )  # fmt: skip
 
     def fork(
@@ -697,8 +697,8 @@ class Reading:
         from batpak.engine.forking import fork_journal
 
         return fork_journal(
-            self._files, self._layout, self._identity, os.fspath(destination), self._settle,
-            origin=origin, progress=progress,
+            self._files, self._layout, self._identity, path_text(destination, "destination"),
+            self._settle, origin=origin, progress=progress,
         )  # fmt: skip
 
     def _settle(self) -> Place:

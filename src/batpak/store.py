@@ -76,7 +76,7 @@ from batpak.errors import (
     WaitTimeout,
 )
 from batpak.event import Event
-from batpak.files import REAL, Files
+from batpak.files import REAL, Files, path_text
 from batpak.ids import EventId
 from batpak.index.runs import Runs
 from batpak.items import Expect, Id, Item, Key, Unless
@@ -284,7 +284,7 @@ class Store(Reading):
             )
         elif not isinstance(config, StoreConfig):
             raise InvalidInput("config= takes a StoreConfig", field="config", value=config)
-        layout = Layout(path)
+        layout = Layout(path_text(path, "path"))
         if config.keyring is not None:
             check_keyring(config.keyring, layout.root)
         if mode == "r":
@@ -333,8 +333,8 @@ class Store(Reading):
         from batpak.engine.restoring import restore_snapshot
 
         return restore_snapshot(
-            files or REAL, os.fspath(snapshot), os.fspath(destination), resume=resume,
-            origin=origin, progress=progress,
+            files or REAL, path_text(snapshot, "snapshot"),
+            path_text(destination, "destination"), resume=resume, origin=origin, progress=progress,
         )  # fmt: skip
 
     # --- writing -------------------------------------------------------------
@@ -1150,6 +1150,13 @@ class Store(Reading):
         What it signed for earlier events stays good. Raises InvalidInput for a key that
         the journal does not know or that was retired before.
         """
+        if not isinstance(key_id, bytes):
+            raise InvalidInput(
+                "a key id is 32 bytes",
+                field="key_id",
+                value=type(key_id).__name__,
+                advice="make them of hex text with bytes.fromhex(); signing_keys() lists the keys",
+            )
         self._read_spans()
         span = self._spans.get(key_id)
         if span is None or span.until is not None:
@@ -1198,8 +1205,21 @@ class Store(Reading):
 
         Raises InvalidInput, NotCheckpointed, Damaged for a damaged note, StorageFailed.
         """
+        from batpak.proof.notes import Key
+
+        if not isinstance(note, str):
+            raise InvalidInput("a note is text", field="note", value=type(note).__name__)
+        keys = tuple(witnesses) if isinstance(witnesses, Iterable) else (witnesses,)
+        for key in keys:
+            if not isinstance(key, Key):
+                raise InvalidInput(
+                    "witnesses= takes keys of witnesses",
+                    field="witnesses",
+                    value=type(key).__name__,
+                    advice="batpak.proof.Key.parse() makes one of its text",
+                )
         self._writer.check()
-        return self._checkpoints().add_cosignatures(note, tuple(witnesses))
+        return self._checkpoints().add_cosignatures(note, keys)
 
     def _checkpoints(self) -> CheckpointMaker:
         if self._maker is None:

@@ -424,6 +424,20 @@ def test_cosignatures_are_kept_and_published_once(tmp_path: Path) -> None:
         assert store.stored_checkpoint().note == note
 
 
+@pytest.mark.parametrize(
+    ("note", "witnesses", "field"),
+    [(None, [], "note"), (b"a note", [], "note"), ("a note", ["k"], "witnesses"),
+     ("a note", 5, "witnesses"), ("a note", WITNESS_KEY, "witnesses")],
+)  # fmt: skip
+def test_what_is_no_note_and_no_key_is_refused(
+    tmp_path: Path, note: object, witnesses: object, field: str
+) -> None:
+    with open_signed(tmp_path / "j") as store:
+        with pytest.raises(InvalidInput) as refused:
+            store.add_cosignatures(note, witnesses)  # type: ignore[arg-type]  # ill-typed on purpose
+        assert refused.value.field == field
+
+
 def test_verify_compares_the_root_of_every_checkpoint_and_its_signature(tmp_path: Path) -> None:
     path = tmp_path / "j"
     with open_signed(path, segment_max_bytes=1 << 15) as store:

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,15 @@ def test_what_names_no_event_is_refused(store: Store, what: object) -> None:
     with pytest.raises(InvalidInput, match="takes a Region") as refused:
         store.erase(what, reason="request 1")  # type: ignore[arg-type]  # ill-typed on purpose
     assert refused.value.field == "what"
+
+
+def test_a_condition_is_a_function(store: Store) -> None:
+    length = len(store)
+    for ask in (store.plan_erasure, partial(store.erase, reason="request 1")):
+        with pytest.raises(InvalidInput, match="where= takes a function") as refused:
+            ask(Region.all(), where=1)  # type: ignore[arg-type]  # ill-typed on purpose
+        assert refused.value.field == "where"
+    assert len(store) == length
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 1025, "é" * 513, b"why", None, "\ud800"])

@@ -285,6 +285,22 @@ def test_a_replaced_lock_file_ends_writing_at_the_next_rotation(tmp_path: Path) 
 # --- places where no journal is ----------------------------------------------------
 
 
+@pytest.mark.parametrize("path", [None, b"journal", 5])
+def test_what_is_no_path_is_refused_by_name(tmp_path: Path, path: Any) -> None:
+    with Store.open(tmp_path / "journal") as store:
+        for field, ask in (
+            ("path", lambda: Store.open(path)),
+            ("path", lambda: Store.open(path, mode="r")),
+            ("destination", lambda: store.snapshot(path)),
+            ("destination", lambda: store.fork(path)),
+            ("destination", lambda: Store.restore(tmp_path / "snapshot", path)),
+            ("snapshot", lambda: Store.restore(path, tmp_path / "new")),
+        ):
+            with pytest.raises(InvalidInput, match="a path is text") as refused:
+                ask()
+            assert refused.value.field == field
+
+
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with unchanged(tmp_path):

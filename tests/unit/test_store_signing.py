@@ -291,6 +291,16 @@ def test_a_retired_key_counts_for_what_came_before_and_never_again(tmp_path: Pat
         assert store.verify().ok
 
 
+@pytest.mark.parametrize("key_id", [LATER.key_id.hex(), None, 5, [1], bytearray(LATER.key_id)])
+def test_a_key_is_retired_by_the_bytes_of_its_id(tmp_path: Path, key_id: object) -> None:
+    with open_signed(tmp_path / "j") as store:
+        before = len(store)
+        with pytest.raises(InvalidInput, match="a key id is 32 bytes") as refused:
+            store.retire_key(key_id)  # type: ignore[arg-type]  # ill-typed on purpose
+        assert "fromhex" in (refused.value.advice or "")
+        assert len(store) == before
+
+
 @pytest.mark.parametrize(
     "told",
     [

@@ -144,6 +144,8 @@ def plan_erasure(reader: LogReader, what: object, where: Where | None, bound: in
 
     Raises InvalidInput, EventNotFound, NotErasable; JournalCorrupt, PayloadDamaged.
     """
+    if where is not None and not callable(where):
+        raise InvalidInput("where= takes a function of an event", field="where", value=where)
     if isinstance(what, Region):
         return _of_region(reader, what, where, bound)
     if where is not None:
