@@ -30,6 +30,8 @@ from tests.support.proofs import (
 )
 from tests.watched_files import WatchedFiles
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
 
 def judge(bundle: Bundle, *keys: ReceiptKey) -> Verdict:
     return verify_bundle(bundle.to_json(), keys, POLICY)
@@ -103,6 +105,16 @@ def test_many_events_of_the_journal_itself_are_not_all_carried(tmp_path: Path) -
         assert verdict.ok
         assert answers(verdict)["key-added"] == {True}
         assert answers(verdict)["key-not-retired"] == {None}
+    for page in ("proofs.md", "guide/prove.md"):
+        assert f" {MAX_KEY_EVENTS} " in (DOCS / page).read_text("utf-8"), page
+    # With a new key the count begins anew.
+    with open_signed(path, signing_keys=(RECEIPTS, LATER)) as store:
+        receipt = say(store)[0]
+        for _ in range(2):
+            say(store)
+            store.checkpoint()
+        verdict = judge(store.prove(receipt.event_id))
+        assert answers(verdict)["key-not-retired"] == {True}
 
 
 def test_a_withheld_payload_is_nowhere_in_the_bundle(tmp_path: Path) -> None:
