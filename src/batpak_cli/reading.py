@@ -7,6 +7,8 @@ the journal is damaged, they show what precedes the damage and end with exit 3.
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -253,7 +255,8 @@ def export(
 ) -> None:
     """Write events as JSON lines, with payloads, labels and hashes.
 
-    FILE gets its name when it is complete; an export that failed leaves no half file.
+    FILE gets its name when it is complete, in place of a file that had it; an export that
+    failed leaves no half file. A device or a pipe is no FILE: redirect the output there.
 
     In Python: Store.query. Every line has the shape "event". With --json: the summary,
     on standard error, has the shape "export".
@@ -270,13 +273,14 @@ def export(
             "export", unit="events", quiet=json or (out is None and sys.stdout.isatty())
         ) as bar,
     ):
+        target = None if out is None else _check_out(out, journal)
         total = store.count(region)
         lines = _export_lines(store.query(region, after=after), bar, total)
-        if out is None:
+        if target is None:
             number = sum(sys.stdout.write(text) > 0 for text in lines)
             sys.stdout.flush()
         else:
-            number = _write_whole(out, lines)
+            number = _write_whole(target, lines)
     seconds = time.perf_counter() - began
     if json:
         summary = {"events": number, "file": out, "seconds": round(seconds, 6)}
@@ -293,29 +297,64 @@ def _export_lines(events: Iterator[Event], bar: terminal.Bar, total: int) -> Ite
         yield shapes.line(shapes.event(event)) + "\n"
 
 
-def _write_whole(path: str, lines: Iterator[str]) -> int:
-    """Write lines to a new file beside `path`, then give it the name; returns how many."""
+def _check_out(path: str, journal: str) -> str:
+    """Where an export to `path` is to stand, links followed. Raises InvalidInput.
+
+    A whole file takes the name only at the end, so it must be one that a file may take.
+    """
+    target = os.path.realpath(path)
+    root = os.path.realpath(journal)
+    folder = os.path.dirname(target)
+    if not path:
+        what, advice = "--out names no file", "name a file for --out"
+    elif os.path.isdir(target):
+        what, advice = f"{path} is a directory", "name a file for --out"
+    elif target.startswith(os.path.join(root, "")):
+        what, advice = f"{path} is inside of the journal", "name a file outside of it"
+    elif not os.path.isdir(folder):
+        what, advice = f"there is no directory {folder}", "create it first, or name another file"
+    elif os.path.exists(target) and not _is_replaceable(target):
+        what = f"{path} is a device, a pipe or standard output itself, not a file of its own"
+        advice = "leave --out away and redirect: batpak export JOURNAL > PLACE"
+    else:
+        return target
+    raise InvalidInput(what, field="out", value=path, advice=advice)
+
+
+def _is_replaceable(path: str) -> bool:
+    status = os.stat(path)
+    try:
+        is_output = os.path.samestat(status, os.fstat(sys.stdout.fileno()))
+    except OSError:
+        is_output = False
+    return stat.S_ISREG(status.st_mode) and not is_output
+
+
+def _write_whole(target: str, lines: Iterator[str]) -> int:
+    """Write lines to a new file beside `target`, then give it the name; returns how many."""
     from batpak.files import TEMPORARY_SUFFIX, refusal
 
-    if os.path.isdir(path):
-        raise InvalidInput(
-            f"{path} is a directory", field="out", value=path, advice="name a file for --out"
-        )
-    temporary = path + TEMPORARY_SUFFIX
+    # A name that nobody else takes; "x" refuses it where somebody has all the same.
+    name = f"batpak-export-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    temporary = os.path.join(os.path.dirname(target), name)
     number = 0
     try:
+        # Apart from the `with`: only a file that was made here is removed, and closed before that.
+        file = open(temporary, "x", encoding="utf-8", newline="\n")  # noqa: SIM115  # as said above
         try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            with file:
+                if os.path.exists(target):
+                    # Who may read what stands there may read what replaces it, and nobody else.
+                    os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
                 for text in lines:
                     file.write(text)
                     number += 1
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+            os.unlink(temporary)
             raise
     except OSError as error:
-        raise refusal(error, "the export can't be written", path) from error
+        raise refusal(error, "the export can't be written", target) from error
     return number

@@ -323,7 +323,9 @@ def test_export_writes_what_the_journal_holds(history: Path, tmp_path: Path) -> 
 
 
 def test_an_export_that_fails_leaves_no_file(tmp_path: Path, history: Path) -> None:
-    assert "unavailable: " in batpak("export", history, "--out", tmp_path / "no" / "f", code=5).err
+    done = batpak("export", history, "--out", tmp_path / "no" / "f", code=5)
+    assert f"refused: there is no directory {tmp_path / 'no'}; create it" in done.err
+    assert "names no file" in batpak("export", history, "--out", "", code=5).err
     assert "is a directory" in batpak("export", history, "--out", tmp_path, code=5).err
     broken = tmp_path / "journal"
     shutil.copytree(history, broken)
@@ -334,6 +336,55 @@ def test_an_export_that_fails_leaves_no_file(tmp_path: Path, history: Path) -> N
     flip(segment(broken), data.index(raw))
     assert "damaged: " in batpak("export", broken, "--out", tmp_path / "out", code=3).err
     assert [path.name for path in tmp_path.iterdir()] == ["journal"]
+
+
+def test_an_export_replaces_a_file_and_nothing_else(own: Path, tmp_path: Path) -> None:
+    text = batpak("export", own).out
+    out = tmp_path / "out.jsonl"
+    out.write_text("older")
+    out.chmod(0o600)
+    other = tmp_path / "out.jsonl.tmp"
+    other.write_text("mine")
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    batpak("export", own, "--out", link)
+    assert link.is_symlink()
+    assert (out.read_text(), other.read_text()) == (text, "mine")
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert sorted(tmp_path.iterdir()) == [link, out, other, own]
+
+    files = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    inside = tmp_path / "inside"
+    inside.symlink_to(own)
+    for place in (own / "journal.json", own / "segments" / "new", inside / "tail.hint"):
+        refused = batpak("export", own, "--out", place, code=5).err
+        assert "is inside of the journal; name a file outside" in refused
+    assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == files
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, "/dev/null"):
+        refused = batpak("export", own, "--out", place, code=5).err
+        assert "not a file of its own; leave --out away and redirect" in refused
+    assert pipe.is_fifo()
+
+
+def test_an_export_does_not_replace_the_file_that_its_output_goes_to(
+    history: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("kept\n")
+    for place in (log, "/dev/stdout"):
+        with log.open("ab") as output:
+            done = subprocess.run(
+                [*COMMAND, "export", str(history), "--out", str(place)],
+                env=ENVIRONMENT,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        assert (done.returncode, log.read_text()) == (5, "kept\n")
+        assert b"leave --out away" in done.stderr
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
