@@ -7,16 +7,26 @@ Commands load what they need when they run, so that `batpak --help` is quick.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from batpak.errors import BatpakError
-from batpak_cli import checking, forgetting, keeping, proving, reading, shapes, terminal, writing
+from batpak_cli import (
+    checking,
+    forgetting,
+    keeping,
+    proving,
+    reading,
+    shapes,
+    streams,
+    terminal,
+    writing,
+)
 from batpak_cli.arguments import WANTS_JSON
 
 __all__ = ["EXIT_CODES", "app", "main"]
@@ -39,28 +49,25 @@ class _Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
+            try:
+                result = super().invoke(ctx)
+            except typer.Exit:
+                # At exit it would be too late to say that a finding could not be written.
+                sys.stdout.flush()
+                raise
             sys.stdout.flush()
+        except typer.BadParameter as wrong:
+            # The checks of typer speak of programs: "Value error, …", "Input should be …".
+            wrong.message = wrong.message.removeprefix("Value error, ").replace(
+                "Input should be", "it has to be", 1
+            )
+            raise
         except BatpakError as failure:
-            _flush()
+            with suppress(streams.OutputFailed, streams.ReaderLeft):
+                sys.stdout.flush()
             _tell(failure, as_json=bool(ctx.meta.get(WANTS_JSON)))
             raise typer.Exit(failure.exit_code) from failure
-        except BrokenPipeError as left:
-            _silence()
-            raise typer.Exit(141) from left
         return result
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence()
-
-
-def _silence() -> None:
-    # What is still buffered has nobody to go to; at exit Python would complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(failure: BatpakError, *, as_json: bool) -> None:
@@ -198,7 +205,13 @@ _witness.command("cosign")(proving.witness_cosign)
 def main() -> None:
     """Run the program with the arguments of this process; never returns."""
     try:
+        streams.claim()
         app(prog_name="batpak")
+    except streams.ReaderLeft:
+        sys.exit(141)
+    except BatpakError as failure:  # of a help text: commands end in `invoke`
+        _tell(failure, as_json=False)
+        sys.exit(failure.exit_code)
     except Exception:  # noqa: BLE001  # Python's own code 1 would say that a check found something
         traceback.print_exc()
         sys.exit(70)

@@ -7,14 +7,13 @@ command reads from a file or from standard input is bounded and believed to be h
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 import batpak
 from batpak.errors import InvalidInput, KeyNotInForce
-from batpak_cli import shapes, terminal
+from batpak_cli import shapes, streams, terminal
 from batpak_cli.arguments import (
     SEQUENCE_DIGITS,
     Journal,
@@ -130,8 +129,7 @@ def _out_taken(out: str) -> InvalidInput:
 def _write(text: str, out: str | None) -> None:
     """To a new file, or to standard output. Raises InvalidInput where there is a file already."""
     if out is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        streams.document(text)
         return
     try:
         with open(out, "x", encoding="utf-8", newline="\n") as file:
@@ -368,7 +366,7 @@ def _tell_checkpoint(made: StoredCheckpoint, json: bool) -> None:
     if json:
         terminal.emit(shapes.checkpoint(made))
         return
-    sys.stdout.write(made.note)
+    streams.document(made.note)
     terminal.note(f"covers {terminal.counted(made.size, 'event')}")
 
 

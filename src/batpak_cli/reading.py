@@ -204,7 +204,8 @@ def query(
     with _reading(journal, keyring) as store:
         events = store.query(region, after=after)
         last: list[Event] = []
-        _show(_noting_last(islice(events, limit) if limit else events, last), json)
+        shown = islice(events, min(limit, sys.maxsize)) if limit else events
+        _show(_noting_last(shown, last), json)
         if limit and last and next(events, None) is not None:
             terminal.note(f"there are more: --after {last[0].sequence}")
 

@@ -299,6 +299,13 @@ def test_a_query_that_makes_no_sense_is_a_usage_error(
     assert not done.out
 
 
+def test_a_limit_has_no_limit(history: Path) -> None:
+    everything = batpak("query", history, "--json").out
+    assert batpak("query", history, "--limit", "9" * 23, "--json").out == everything
+    assert batpak("log", history, "-n", "9" * 23, "--json").out == everything
+    assert batpak("query", history, "--after", "9" * 23, "--json").out == ""
+
+
 def test_stats_counts(history: Path) -> None:
     numbers = program("stats", history, "--json").json
     assert numbers.keys() == SHAPES["stats"].keys()
@@ -403,6 +410,82 @@ def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+def shell(script: str, *arguments: object, **environment: str) -> tuple[int, str]:
+    """The exit code of a script that runs the program as "$@", and what it wrote."""
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND, *map(str, arguments)],
+        env=ENVIRONMENT | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode()
+
+
+@pytest.mark.parametrize("command", [("--help",), ("log",), ("stats", "--json"), ("export",)])
+def test_output_that_cannot_be_written_is_told(history: Path, command: tuple[str, ...]) -> None:
+    arguments = command if "--help" in command else (command[0], history, *command[1:])
+    code, said = shell('"$@" 2>&1 >/dev/full', *arguments)
+    assert code == 5
+    assert "the output can't be written: No space left on device" in said
+    assert "Traceback" not in said
+    assert said.count("\n") == 1
+    # What nobody reads any more is no failure, whatever writes it.
+    assert shell('{ "$@"; echo $? >&2; } | true', *arguments) == (0, "141\n")
+
+
+def test_findings_that_cannot_be_written_are_no_findings(damaged: Path) -> None:
+    code, said = shell('"$@" 2>&1 >/dev/full', "verify", damaged)
+    assert (code, "can't be written" in said) == (5, True)
+
+
+def test_a_stream_that_is_closed_is_told_before_anything_is_done(journal: Path) -> None:
+    before = segment(journal).read_bytes()
+    append = ("append", journal, "a", "s", "--json-payload", "1")
+    code, said = shell('"$@" 2>&1 >&-', *append)
+    assert (code, "standard output is closed; " in said) == (5, True)
+    assert shell('"$@" >&- 2>&- <&-', *append) == (5, "")
+    assert segment(journal).read_bytes() == before
+    code, said = shell('"$@" 2>&1 <&-', "append", journal, "a", "s")
+    assert (code, "the payload can't be kept" in said) == (5, True)
+
+
+@pytest.mark.parametrize("nowhere", ["2>/dev/full", "2>&-"])
+def test_what_is_said_beside_a_result_is_not_part_of_it(
+    history: Path, tmp_path: Path, nowhere: str
+) -> None:
+    assert shell(f'"$@" {nowhere}', "log", tmp_path / "nope") == (5, "")
+    assert shell(f'"$@" {nowhere}', "export", history) == (0, program("export", history).out)
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_every_text_can_be_written_in_every_encoding(
+    journal: Path, encoding: dict[str, str]
+) -> None:
+    batpak("append", journal, "é:1", "s", "--json-payload", '"😀"')
+    for command in ("log", "tail"):
+        code, shown = shell('"$@"', command, journal, **encoding)
+        assert (code, shown.isascii(), r"\u00e9:1" in shown) == (0, True, True)
+        assert "é:1" in batpak(command, journal).out
+    code, lines = shell('"$@" 2>/dev/null', "export", journal, **encoding)
+    assert (code, lines.isascii()) == (0, True)
+    assert [json.loads(line) for line in lines.splitlines()] == batpak("export", journal).lines
+    batpak("keys", "new", journal.parent / "key", "--name", "a.example")
+    code, note = shell(
+        '"$@" 2>/dev/null', "checkpoint", journal, "--key", journal.parent / "key", **encoding
+    )
+    [kept] = (journal / "checkpoints").glob("*.note")
+    # A note is what was signed, byte for byte.
+    assert (code, note) == (0, kept.read_text())
 
 
 # --- tail --------------------------------------------------------------------
