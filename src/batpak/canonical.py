@@ -122,8 +122,9 @@ def _lower_text(value: str) -> str:
 
 def _lower_int(value: int) -> int:
     if not _INT_MIN <= value <= _INT_MAX:
+        bound = "below -2^63" if value < 0 else "above 2^64 - 1"
         raise _Refused(
-            f"an integer of {value.bit_length()} bits does not fit into 64",
+            f"an integer of {value.bit_length()} bits is {bound}",
             "store it as text or bytes; integers reach from -2^63 to 2^64 - 1",
         )
     return int(value)
@@ -903,9 +904,13 @@ class Codec(Generic[T]):
         except NameError:
             raise
         except (TypeError, ValueError) as error:
+            name = getattr(wanted, "__qualname__", repr(wanted))
+            # Behind the dash msgspec names the type, and says that it does not support it.
+            reason = str(error).partition(" - type `")[0]
             raise CanonicalError(
-                f"{wanted!r} can't be stored: {error}",
+                f"{name} can't be stored: {reason}",
                 advice="use types that docs/canonical lists",
+                path="$",
             ) from error
         self.type = wanted
         self.forbids_unknown = tuple(builder.forbids_unknown)

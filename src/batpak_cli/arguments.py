@@ -98,6 +98,8 @@ AfterOption = Annotated[
 _MAX_CLOCK = (1 << 32) - 1
 SEQUENCE_DIGITS = 19
 """No sequence has more."""
+_MAX_DIGITS = 4000
+"""Python makes no number of more."""
 
 
 def _number(option: str, text: str) -> int:
@@ -105,7 +107,7 @@ def _number(option: str, text: str) -> int:
         return int(text, 0)
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is not a number; write 0xF001 or 61441", param_hint=option
+            f"{text[:80]!r} is not a number; write 0xF001 or 61441", param_hint=option
         ) from error
 
 
@@ -114,7 +116,7 @@ def parse_kind(text: str, option: str = "--kind") -> EventKind:
     try:
         return EventKind.from_raw(_number(option, text))
     except KindError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+        raise typer.BadParameter(f"{error.what}; {error.advice}", param_hint=option) from error
 
 
 def parse_id(text: str) -> bytes:
@@ -130,7 +132,7 @@ def parse_id(text: str) -> bytes:
 
 def parse_event(store: Store | ReadOnlyStore, text: str) -> Event:
     """The event of a sequence or an id. Raises IdError, EventNotFound, Damaged."""
-    if text.isascii() and text.isdigit() and len(text) <= SEQUENCE_DIGITS:
+    if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
         return store.at(int(text))
     return store.get(batpak.EventId.from_bytes(parse_id(text)))
 
@@ -181,7 +183,9 @@ def parse_region(
         try:
             chosen = Category(_number("--category", category))
         except KindError as error:
-            raise typer.BadParameter(str(error), param_hint="--category") from error
+            raise typer.BadParameter(
+                f"{error.what}; {error.advice}", param_hint="--category"
+            ) from error
     return batpak.Region(
         entity=entity, scope=scope, kind=chosen, clock=None if clock is None else _clocks(clock)
     )
@@ -190,13 +194,30 @@ def parse_region(
 def _clocks(text: str) -> tuple[int, int]:
     first, colon, last = text.partition(":")
     try:
-        if not colon:
-            return int(first), int(first)
-        return int(first or 0), int(last or _MAX_CLOCK)
+        clocks = (int(first or 0), int(last or _MAX_CLOCK)) if colon else (int(first), int(first))
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is not a range; write 10:20", param_hint="--clock"
+            f"{text[:80]!r} is not a range; write 10:20", param_hint="--clock"
         ) from error
+    if not all(0 <= clock <= _MAX_CLOCK for clock in clocks):
+        raise typer.BadParameter(
+            f"{text[:80]!r} is not a range of clocks, which are 0 to {_MAX_CLOCK}",
+            param_hint="--clock",
+        )
+    return clocks
+
+
+def _is_there(path: str) -> bool:
+    """Whether a name is taken. Raises StorageFailed where that can't be found out."""
+    from batpak.files import refusal
+
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise refusal(error, "can't look at the journal", path) from error
+    return True
 
 
 def open_to_write(path: str, **options: Any) -> Store:
@@ -204,10 +225,15 @@ def open_to_write(path: str, **options: Any) -> Store:
 
     Store.open would make a journal; a command that is given a mistyped path must not.
     """
+    from batpak.config import StoreConfig
+    from batpak.engine.opening import check_place
+    from batpak.files import REAL
     from batpak.journal.layout import Layout
 
     layout = Layout(path)
-    if not os.path.lexists(layout.identity):
+    # Store.open asks again, and for the file system too: here, a file is not taken for nothing.
+    check_place(REAL, layout, StoreConfig(allow_network_filesystem=True))
+    if not _is_there(layout.identity):
         if os.path.isdir(layout.segments) and os.listdir(layout.segments):
             raise JournalCorrupt(
                 "segments without journal.json: whose they are is not known",

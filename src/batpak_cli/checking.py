@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import batpak
+from batpak.errors import InvalidInput
 from batpak_cli import shapes, terminal
 from batpak_cli.arguments import (
     Journal,
@@ -206,6 +207,14 @@ def repair(
     layout = Layout(journal)
     check_place(REAL, layout, batpak.StoreConfig(allow_network_filesystem=True))
     if into is not None:
+        folder = os.path.dirname(os.path.abspath(into))
+        if not os.path.isdir(folder):
+            raise InvalidInput(
+                f"there is no directory {folder}",
+                field="into",
+                value=into,
+                advice="create it first, or name another place",
+            )
         done = repair_into(REAL, layout, into)
         if json:
             plain = {name: getattr(done, name) for name in shapes.SHAPES["repair"]}

@@ -70,4 +70,4 @@ def parse(data: bytes) -> Any:
         raise
     except ValueError as error:
         # Python refuses to convert integers of thousands of digits.
-        raise NotJson(f"not a number that can be kept: {error}") from error
+        raise NotJson("a whole number of thousands of digits does not fit into 64 bits") from error

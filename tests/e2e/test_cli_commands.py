@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,19 @@ def test_an_event_for_programs_has_the_documented_fields(history: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("number", [99, 2**64 - 1, 10**23])
+def test_a_sequence_that_is_not_there_is_not_found(history: Path, number: int) -> None:
+    refused = batpak("show", history, number, code=5).err
+    assert refused.startswith(f"not found: no event has the sequence {number}")
+
+
+def test_what_is_wrong_with_an_option_is_said_in_words_of_its_own(history: Path) -> None:
+    refused = batpak("verify", history, "--level", "bogus", code=2).err
+    assert "Invalid value for '--level': 'bogus' is not one of 'chain', 'full'." in refused
+    refused = batpak("log", history, "-n", "0", code=2).err
+    assert "'--number' / '-n': it has to be greater than or equal to 1" in refused
+
+
 def test_show_finds_an_event_by_sequence_and_by_id(history: Path) -> None:
     with Store.open(history, mode="r") as store:
         event = store.at(3)
@@ -285,6 +298,8 @@ def test_query_selects_on_every_axis(
         ("--kind", "x"),
         ("--category", "16"),
         ("--clock", "a:b"),
+        ("--clock=-1:3",),
+        ("--clock", "4294967296"),
         ("--kind", "1", "--category", "1"),
         ("--after", "-1"),
         ("--limit", "x"),
@@ -648,7 +663,11 @@ def test_repair_explains_and_accepts_a_loss_on_a_copy(history: Path, tmp_path: P
     batpak("append", target, "a", "b", "--json-payload", "1")
     assert batpak("verify", target, "--json").json["ok"]
     assert "refused: " in batpak("repair", source, "--into", target, code=5).err
-    assert "refused: " in batpak("repair", history, "--into", tmp_path / "n", code=5).err
+    refused = batpak("repair", history, "--into", tmp_path / "n", code=5).err
+    assert "refused: " in refused
+    assert "; go on with the journal as it is" in refused
+    refused = batpak("repair", source, "--into", tmp_path / "no" / "n", code=5).err
+    assert f"refused: there is no directory {tmp_path / 'no'}; create it" in refused
 
 
 def test_erase_and_compact_forget_and_say_so(own: Path) -> None:
@@ -811,7 +830,7 @@ def test_a_held_lock_is_exit_4_and_names_the_holder(journal: Path) -> None:
         assert batpak("log", journal, "--json").lines
 
 
-@pytest.mark.parametrize("name", ["file", "folder"])
+@pytest.mark.parametrize("name", ["file", "folder", "file/below"])
 def test_what_is_no_journal_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("text")
     (tmp_path / "folder").mkdir()
@@ -822,9 +841,21 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, name: str) -> None:
             # A file is taken for a bundle, which is judged by a key or not at all.
             assert "--key" in batpak(command, tmp_path / name, code=2).err
             continue
-        assert batpak(command, tmp_path / name, *rest, code=5).err.startswith("refused: ")
+        refused = batpak(command, tmp_path / name, *rest, code=5).err
+        assert refused.startswith("refused: ")
+        # No journal can be made where a file is.
+        assert name == "folder" or "batpak init" not in refused
     assert (tmp_path / "file").read_text() == "text"
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["letter"]
+
+
+def test_a_path_that_cannot_be_looked_at_is_not_said_to_be_empty(tmp_path: Path) -> None:
+    # A permission would do as well, but root needs none.
+    path = tmp_path / ("x" * 300)
+    for rest in (("log", path), ("append", path, "a", "b", "--json-payload", "1")):
+        told = batpak(*rest, code=5).err
+        assert told.startswith("unavailable: ")
+        assert "File name too long" in told
 
 
 # --- import ------------------------------------------------------------------
@@ -854,6 +885,33 @@ def test_import_jsonl_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
     assert [event["entity"] for event in users] == ["user:7", "user:8", "user:9"]
     refused = batpak("import", "jsonl", journal, log, "--kind", "0x0001", "--json", code=5)
     assert json.loads(refused.err)["error"]["code"] == "reserved-kind"
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [
+        ("--entity", "a/b", "refused: the entity holds '/' or '..'"),
+        ("--entity", "", "refused: the entity is empty"),
+        ("--scope", "", "refused: the scope is empty"),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_no_line_is_blamed_for_a_name_that_an_option_gives(
+    journal: Path, tmp_path: Path, form: str, option: str, name: str, said: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text('{"id": 7}\n')
+    done = batpak("import", form, journal, file, option, name, "--skip-bad", code=5)
+    assert done.err.startswith(said)
+    assert "line" not in done.err
+
+
+def test_a_number_of_thousands_of_digits_is_a_bad_line(journal: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(f'{{"id": {"7" * 5000}}}\n')
+    told = batpak("import", "jsonl", journal, file, code=5).err
+    assert "line 1 can't be imported: a whole number of thousands of digits does not fit" in told
+    assert "sys." not in told
 
 
 def test_import_csv_counts_and_goes_on(journal: Path, tmp_path: Path) -> None:
@@ -906,11 +964,13 @@ def test_import_git_of_an_empty_repository_is_refused(journal: Path, tmp_path: P
 # --- what people see ---------------------------------------------------------
 
 
-def on_a_terminal(*arguments: object, **environment: str) -> bytes:
+def on_a_terminal(
+    *arguments: object, command: Sequence[str] = COMMAND, **environment: str
+) -> bytes:
     """What a command writes to a terminal of its own."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*command, *map(str, arguments)],
         env=ENVIRONMENT | {"TERM": "xterm-256color"} | environment,
         stdin=theirs,
         stdout=theirs,
@@ -953,6 +1013,25 @@ def test_a_bar_appears_on_a_terminal_and_nowhere_else(
         assert "━".encode() in on_a_terminal(*command, PYTHONPATH=path)
     assert "━" not in program("verify", history, PYTHONPATH=path).err
     assert "━".encode() not in on_a_terminal("verify", history, "--json", PYTHONPATH=path)
+
+
+def test_a_bar_waits_until_the_work_has_lasted_a_second() -> None:
+    script = (
+        "import types, batpak_cli.terminal as terminal\n"
+        "clock = iter([10.0, 10.9, 11.0])\n"
+        "terminal.time = types.SimpleNamespace(monotonic=clock.__next__)\n"
+        "with terminal.Bar('working', unit='events') as bar:\n"
+        "    bar(1, 4)\n"
+        "    print('nine tenths', flush=True)\n"
+        "    bar(2, 4)\n"
+        "print('the end', flush=True)\n"
+    )
+    shown = on_a_terminal(command=[sys.executable, "-c", script])
+    before, said, after = shown.partition(b"nine tenths")
+    bar, _, rest = after.partition(b"the end")
+    assert (bool(said), b"working" in before, b"working" in rest) == (True, False, False)
+    assert b"working" in bar
+    assert "━".encode() in bar
 
 
 def test_text_from_a_journal_commands_no_terminal(history: Path) -> None:

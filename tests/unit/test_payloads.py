@@ -215,6 +215,11 @@ def test_the_frozen_payload_of_version_1_becomes_version_2():
 # --- refusals at definition ------------------------------------------------------
 
 
+class MixedEnum(enum.Enum):
+    NUMBER = 1
+    TEXT = "text"
+
+
 class SomeEnum(enum.Enum):
     A = 1
 
@@ -281,6 +286,14 @@ class SomeModel:
     x: int
 
 
+class HoldsMixed:
+    mixed: MixedEnum
+
+
+class HoldsTextOrBytes:
+    either: str | bytes
+
+
 class MutableDefault:
     x: list[int] = [1]  # noqa: RUF012  # it is the mistake that is refused
 
@@ -309,6 +322,8 @@ def a_function() -> None: ...
         (NotDecorated, "only a base"),
         (SomeModel, "pydantic"),
         (MutableDefault, "mutable"),
+        (HoldsMixed, r"either all str or all int values at \$ "),
+        (HoldsTextOrBytes, r"more than one str-like type.* at \$ "),
     ],
 )
 def test_a_class_that_can_be_no_payload_is_refused_and_not_registered(cls, says):

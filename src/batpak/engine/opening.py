@@ -208,6 +208,10 @@ def _is_something_else(files: Files, path: str) -> bool:
     except FileNotFoundError:
         # A link to nothing has a name all the same.
         return os.path.islink(path)
+    except NotADirectoryError as error:
+        raise NotAJournal(
+            "a directory of this path is a file", file=path, advice="check the path"
+        ) from error
     except OSError as error:
         raise refusal(error, "can't look at the journal's directory", path) from error
 

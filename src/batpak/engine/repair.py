@@ -157,6 +157,7 @@ def repair_into(files: Files, layout: Layout, destination: str) -> RepairReport:
             f"there is no loss to accept: {diagnosis.explanation}",
             field="journal",
             value=layout.root,
+            advice="go on with the journal as it is",
         )
     target = Layout(destination)
     _check_destination(files, layout, target)

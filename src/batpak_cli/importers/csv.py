@@ -79,7 +79,8 @@ class CsvMapping:
     `entity` is the entity of all, or with `entity_column` what stands before the value
     of that column: entity "user" and column "id" make `user:7`; with neither, it is
     `csv:<file name>`. Scope likewise; with neither, it is "import". `types` maps
-    column names to one of `TYPES`, with `?` behind it where empty means null.
+    column names to one of `TYPES`, with `?` behind it where empty means null. Raises
+    CoordinateError for a bad name.
     """
 
     entity: str | None = None
@@ -88,6 +89,13 @@ class CsvMapping:
     scope_column: str | None = None
     kind: EventKind = DATA
     types: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        # Here, or each row of the file would be blamed for it.
+        Coordinate(
+            "unnamed" if self.entity is None else self.entity,
+            "unnamed" if self.scope is None else self.scope,
+        )
 
     @property
     def columns(self) -> set[str]:

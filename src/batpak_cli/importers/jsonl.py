@@ -47,13 +47,17 @@ class JsonlMapping:
 
     `entity` is the entity of all, or with `entity_field` what stands before the value
     of that field: entity "user" and field "id" make `user:7` of `{"id": 7}`. With
-    neither, it is `jsonl:<file name>`.
+    neither, it is `jsonl:<file name>`. Raises CoordinateError for a bad name.
     """
 
     entity: str | None = None
     entity_field: str | None = None
     scope: str = "import"
     kind: EventKind = DATA
+
+    def __post_init__(self) -> None:
+        # Here, or each line of the file would be blamed for it.
+        Coordinate("unnamed" if self.entity is None else self.entity, self.scope)
 
     def coordinate(self, value: dict[str, Any], default: str) -> Coordinate:
         """Raises NotJson for a field without a name in it, CoordinateError for a bad name."""
