@@ -1009,6 +1009,9 @@ def test_a_bar_appears_on_a_terminal_and_nowhere_else(
         ("verify", history),
         ("export", history, "--out", tmp_path / "out"),
         ("import", "jsonl", journal, tmp_path / "lines"),
+        ("snapshot", journal, tmp_path / "taken"),
+        ("restore", tmp_path / "taken", tmp_path / "restored"),
+        ("fork", journal, tmp_path / "forked"),
     ):
         assert "━".encode() in on_a_terminal(*command, PYTHONPATH=path)
     assert "━" not in program("verify", history, PYTHONPATH=path).err
