@@ -577,6 +577,11 @@ def test_a_hostile_text_is_refused_by_both_verifiers(name: str) -> None:
     assert failures(HOSTILE[name], RECEIPT_KEY) == ["form"]
 
 
+def test_the_largest_number_of_64_bits_is_one() -> None:
+    text = edited(FULL, lambda p: p["events"][0]["receipt"].update(hlc=2**64 - 1))
+    assert failures(text, RECEIPT_KEY) == ["receipt"]
+
+
 def test_half_of_a_surrogate_pair_in_a_note_condemns_the_note() -> None:
     text = GOOD.replace("example.com", "\\udfff")
     assert failures(text, RECEIPT_KEY) == ["checkpoint", "consistency", "inclusion", "key-event"]
