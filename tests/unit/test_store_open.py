@@ -307,8 +307,9 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
         for error in open_both(tmp_path / "file", NotAJournal):
             assert error.file == str(tmp_path / "file")
             assert error.advice
-        with pytest.raises(StorageFailed, match="Not a directory"):
-            Store.open(tmp_path / "file" / "journal")
+        for error in open_both(tmp_path / "file" / "journal", NotAJournal):
+            assert "a directory of this path is a file" in error.what
+            assert error.file == str(tmp_path / "file" / "journal")
 
 
 def test_a_path_that_can_not_be_looked_at_is_not_said_to_be_a_file(tmp_path: Path) -> None:
