@@ -11,7 +11,7 @@ import io
 import json
 import os
 import sys
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 from batpak.errors import Unavailable
 
@@ -34,39 +34,39 @@ class ReaderLeft(Exception):
     """
 
 
-class _Checked(io.RawIOBase):
-    """The raw end of a stream; after a write that failed it takes everything and keeps nothing."""
+class _Checked(io.TextIOWrapper):
+    """Tells of a write that fails, if it is to; what is written later goes nowhere.
 
-    def __init__(self, raw: io.RawIOBase, *, tells: bool) -> None:
-        self._raw = raw
-        self._tells = tells
-        self._lost = False
+    On top of the buffer, not below it: Ctrl-C just behind a raw write in Python would
+    leave in the buffer what is written already, and it would be written twice.
+    """
 
-    def write(self, data: Any) -> int | None:
-        if self._lost:
-            return len(data)
+    tells = True
+
+    def write(self, text: str) -> int:
         try:
-            return self._raw.write(data)
+            return super().write(text)
         except OSError as error:
-            # What is still buffered has nobody to go to; at exit Python would complain.
-            self._lost = True
-            if not self._tells:
-                return len(data)
-            if isinstance(error, BrokenPipeError):
-                raise ReaderLeft from error
-            raise OutputFailed(
-                f"the output can't be written: {os.strerror(error.errno or 0)}",
-                advice="make room, or let it go elsewhere; what the command changed is changed",
-            ) from error
+            self._lose(error)
+        return len(text)
 
-    def writable(self) -> bool:
-        return True
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
 
-    def isatty(self) -> bool:
-        return self._raw.isatty()
-
-    def fileno(self) -> int:
-        return self._raw.fileno()
+    def _lose(self, error: OSError) -> None:
+        # What is still buffered has nobody to go to; at exit Python would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        if not self.tells:
+            return
+        if isinstance(error, BrokenPipeError):
+            raise ReaderLeft from error
+        raise OutputFailed(
+            f"the output can't be written: {os.strerror(error.errno or 0)}",
+            advice="make room, or let it go elsewhere; what the command changed is changed",
+        ) from error
 
 
 def claim() -> None:
@@ -91,14 +91,15 @@ def _checked(stream: TextIO | None, *, tells: bool) -> TextIO:
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     own = cast("io.TextIOWrapper", stream)
-    # Without buffers (python -u) the buffer is the raw end itself.
-    raw = cast("io.RawIOBase", getattr(own.buffer, "raw", own.buffer))
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Checked(raw, tells=tells)),
+    checked = _Checked(
+        own.buffer,
         encoding=own.encoding,
         errors=_ESCAPES,
         line_buffering=own.line_buffering,
+        write_through=own.write_through,
     )
+    checked.tells = tells
+    return checked
 
 
 def _escapes(error: UnicodeError) -> tuple[str, int]:
@@ -110,6 +111,6 @@ def _escapes(error: UnicodeError) -> tuple[str, int]:
 
 def document(text: str) -> None:
     """A text whose bytes count, such as a note, on standard output: UTF-8 everywhere."""
+    cast("io.TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8")
+    sys.stdout.write(text)
     sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
