@@ -88,8 +88,8 @@ class Frontier:
     durable: Point
     visible: Point
     applied: Point
-    unsynced_age: float | None = None
-    """Seconds since the oldest event was written that is not durable; None if all are."""
+    unsynced_since_us: int | None = None
+    """`timestamp_us` of the oldest written event that is not durable; None if all are."""
 
     @property
     def emitted(self) -> Point:
@@ -100,6 +100,11 @@ class Frontier:
     def unsynced_visible(self) -> int:
         """How many events readers see that a power cut could still take; 0 in SYNC."""
         return self.visible.sequence - self.durable.sequence
+
+    def unsynced_age(self, now_us: int) -> float:
+        """For how many seconds, by a clock that reads `now_us`, an event waits for its sync."""
+        since = self.unsynced_since_us
+        return 0.0 if since is None else max(0, now_us - since) / 1e6
 
 
 @dataclass(frozen=True, slots=True)

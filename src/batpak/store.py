@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 from batpak import canonical, payloads
-from batpak.clock import SystemClock, checked_us
 from batpak.config import Durability, StoreConfig, Watermark
 from batpak.coordinate import Coordinate, Region
 from batpak.engine.appending import Appender, OnReplay, check_on_replay, check_timeout, check_wait
@@ -1311,12 +1310,11 @@ class Store(Reading):
         written = Point(log.sequence, log.hlc)
         bound = Point(durable.sequence, durable.hlc)
         visible = bound if self._config.durability is Durability.SYNC else written
-        age = None
+        since = None
         if durable.sequence < log.sequence:
-            oldest = self._reader.summary(durable.sequence).row.timestamp_us
-            age = max(0, checked_us(self._config.clock or SystemClock()) - oldest) / 1e6
+            since = self._reader.summary(durable.sequence).timestamp_us
         # Nobody consumes yet, so nobody lags behind what is visible.
-        return Frontier(written, written, bound, visible, visible, age)
+        return Frontier(written, written, bound, visible, visible, since)
 
     def _bound(self) -> int:
         return self._writer.readable()
