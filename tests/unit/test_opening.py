@@ -209,6 +209,28 @@ def test_a_lock_that_is_replaced_during_the_open_begins_no_segment(tmp_path: Pat
         assert notes(store) == list(range(30))
 
 
+def test_a_writer_whose_lock_file_was_deleted_writes_nothing_to_close(tmp_path: Path) -> None:
+    first = Store.open(tmp_path, files=DISK)
+    first.append(ALICE, 1, kind=NOTE)
+    (tmp_path / "journal.lock").unlink()
+    with Store.open(tmp_path, files=DISK) as second:
+        receipt = second.append(ALICE, 2, kind=NOTE)
+        with pytest.raises(JournalPoisoned, match=r"journal\.lock was replaced"):
+            first.close()
+    with Store.open(tmp_path, mode="r", files=DISK) as reader:
+        assert reader.get(receipt.event_id).payload == 2
+        assert notes(reader) == [1, 2]
+        assert reader.verify("full").ok
+
+
+def test_a_lock_file_that_is_gone_is_named_when_closing(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, files=DISK)
+    (tmp_path / "journal.lock").unlink()
+    with pytest.raises(JournalPoisoned, match=r"journal\.lock was deleted"):
+        store.close()
+    fill(tmp_path)
+
+
 class Contended(WatchedFiles):
     """The first lock is ours; the one on the fresh file is somebody else's."""
 

@@ -1120,18 +1120,17 @@ class Writer:
         return clean
 
     def _check_lock_file(self) -> None:
-        """Poison when the lock file was replaced: somebody else may hold the new one."""
+        """Poison when the lock file is gone or replaced: somebody else may hold another one."""
+        lock = self._layout.lock
         try:
             ours = self._files.fstat(self._lock_fd)
-            named = self._files.stat(self._layout.lock)
-            same = (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
+            named = self._files.stat(lock)
+            if (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
+                self._poison_with(Damaged("journal.lock was replaced by another file", file=lock))
+        except FileNotFoundError:
+            self._poison_with(Damaged("journal.lock was deleted while it was held", file=lock))
         except OSError as error:
             self._poison_with(error)
-            same = True
-        if not same:
-            self._poison_with(
-                Damaged("journal.lock was replaced by another file", file=self._layout.lock)
-            )
         self.check()
 
     # --- durability ----------------------------------------------------------
@@ -1229,6 +1228,9 @@ class Writer:
 
     def _close(self, last_events: Callable[[], Sequence[Prepared]]) -> Log:
         with self._append_lock:
+            self.check()
+            # Before a byte is written or cut: what stands at our end may be somebody else's.
+            self._check_lock_file()
             self._ready()
             self._commit_locked(last_events(), None, None)
             self._sync_once()
