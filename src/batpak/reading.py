@@ -340,7 +340,7 @@ class Reading:
             None,
             at.sequence,
             f"the entity's chain is broken before event {events[-1].sequence}: "
-            "run: batpak verify JOURNAL",
+            f"run: batpak verify {self.path}",
             expected.hex(),
             at.event_hash.hex(),
         )

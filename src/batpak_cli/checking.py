@@ -186,9 +186,12 @@ def repair(
 ) -> None:
     """Explain damage; with --into, accept a loss on a copy.
 
-    Says what keeps the journal from opening, and what can be done. The journal itself is
-    never changed. Exit 0: nothing to repair. 1: an unfinished tail
+    Says whether the journal opens, what in it is damaged, and what can be done. The journal
+    itself is never changed. Exit 0: nothing to repair. 1: an unfinished tail
     that the next writer cuts by itself. 3: durable events are damaged or missing.
+
+    A journal that opens although some events are damaged ("usable") can be gone on with as it
+    is: --into is for one that does not open.
 
     The copy keeps every event before the damage, has the rest in quarantine/, and says
     in an event what was lost.

@@ -235,9 +235,10 @@ SHAPES = {
         "seconds": "how long it took, or null",
     },
     "diagnosis": {
-        "state": "`healthy`, `torn` (the next writer cuts a tail that was never durable) "
-        "or `damaged`",
-        "events": "events before the first damage, all readable",
+        "state": "`healthy`, `torn` (the next writer cuts a tail that was never durable), "
+        "`usable` (it opens and can be written to, and some events are damaged) "
+        "or `damaged` (it does not open for writing)",
+        "events": "events before what keeps it from opening; all of them, when nothing does",
         "file": "where the first damage begins, or the log's end",
         "offset": "byte in that file",
         "reason": "why the bytes there are no record",

@@ -670,6 +670,63 @@ def test_repair_explains_and_accepts_a_loss_on_a_copy(history: Path, tmp_path: P
     assert f"refused: there is no directory {tmp_path / 'no'}; create it" in refused
 
 
+def test_repair_says_of_a_journal_that_opens_what_is_damaged_and_to_go_on(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "j"
+    with Store.open(path, segment_max_bytes=4096) as store:
+        for _ in range(60):
+            store.append(Coordinate("a", "b"), 1, kind=KIND)
+    first, second, *_ = sorted((path / "segments").glob("*.seg"))
+    data = bytearray(second.read_bytes())
+    damaged = int(second.stem) + 1
+    data[600] ^= 1
+    second.write_bytes(data)
+    batpak("append", path, "a", "b", "--json-payload", "1")
+
+    found = program("repair", path, "--json", code=3).json
+    assert (found["state"], found["file"]) == ("usable", str(second))
+    assert found["lost_until"] == found["events"] > damaged
+    assert f"event {damaged} (head-crc" in found["explanation"]
+    shown = batpak("repair", path, code=3).out
+    assert "usable: the journal opens, for reading and for writing." in shown
+    assert "  - go on with the journal as it is" in shown
+    assert "--into" not in shown
+    refused = batpak("repair", path, "--into", tmp_path / "copy", code=5).err
+    assert "there is no loss to accept: the journal opens" in refused
+    assert not (tmp_path / "copy").exists()
+
+    # With a segment missing as well, what precedes that is served, and no more is promised.
+    first.unlink()
+    found = program("repair", path, "--json", code=3).json
+    assert (found["state"], found["events"]) == ("damaged", 0)
+
+
+@pytest.mark.parametrize("words", ["log", "query", "tail", "stats", "export"])
+def test_a_reader_of_a_journal_whose_segments_are_gone_is_told(
+    history: Path, tmp_path: Path, words: str
+) -> None:
+    path = tmp_path / "j"
+    shutil.copytree(history, path)
+    shutil.rmtree(path / "segments")
+    assert "all segments are gone" in batpak(words, path, code=3).err
+
+
+def test_verify_checks_what_stands_behind_a_missing_first_segment(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Store.open(path, segment_max_bytes=4096) as store:
+        for _ in range(60):
+            store.append(Coordinate("a", "b"), 1, kind=KIND)
+        events = len(store)
+    first, second, *_ = sorted((path / "segments").glob("*.seg"))
+    first.unlink()
+    report = batpak("verify", path, "--json", code=1).json
+    assert report["events"] == events + 1 - int(second.stem), "the close event, too"
+    assert [found["code"] for found in report["findings"]] == ["missing-events"]
+    assert f"batpak repair {path}" in report["findings"][0]["message"]
+    assert "the journal's first segment is missing" in batpak("log", path, code=3).err
+
+
 def test_erase_and_compact_forget_and_say_so(own: Path) -> None:
     before = [line["event_hash"] for line in batpak("export", own).lines]
     users = [

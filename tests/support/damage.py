@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from batpak import Durability, EventId, Region, Store
-from batpak.errors import BatpakError, Damaged, EventNotFound, NotAJournal
+from batpak.engine.repair import Diagnosis, diagnose
+from batpak.errors import BatpakError, Damaged, EventNotFound, JournalCorrupt, NotAJournal
 from batpak.event import Event
+from batpak.journal.layout import Layout
 from batpak.store import ReadOnlyStore
 from tests.support.checker import Ledger, fingerprint
 from tests.support.faulty_files import DISK, FaultyFiles, Killed
@@ -162,6 +164,8 @@ class Verdict:
     """Events of the original journal that the writer's view still has."""
     shown: int = 0
     """The same for a reader without the lock; it never has more."""
+    told: bool = False
+    """Whether the reader was told that something is missing, when it opened or later."""
     refused_events: set[int] = field(default_factory=set[int])
     wrong_in_query: set[int] = field(default_factory=set[int])
     """Events that `query` gave although they are not what was written."""
@@ -187,7 +191,8 @@ def observe(path: str, truth: list[Print], *, near: range | None = None) -> Verd
     before = tree(path)
     verdict = Verdict("")
     asked = None if near is None else _asked(near, len(truth))
-    verdict.shown = _read_only(path, truth, asked)
+    verdict.shown, verdict.told = _read_only(path, truth, asked)
+    diagnosis = _diagnosis(path)
     assert tree(path) == before, "a reader changed something"
     try:
         store = Store.open(path, files=DISK, preallocate=0)
@@ -196,6 +201,7 @@ def observe(path: str, truth: list[Print], *, near: range | None = None) -> Verd
     if verdict.error is not None:
         assert isinstance(verdict.error, Damaged), f"damage is taken for {verdict.error!r}"
         assert verdict.error.advice, "an error says what to do"
+        _check_explained(diagnosis, verdict)
         after = {**tree(path), "journal.lock": b""}
         assert after == {**before, "journal.lock": b""}, "a refusal changed something"
         return verdict
@@ -210,8 +216,52 @@ def observe(path: str, truth: list[Print], *, near: range | None = None) -> Verd
         verdict.findings = report.findings
         assert not (report.ok and verdict.refused_events), "reading fails, verify is content"
     verdict.word = _word(verdict, len(truth))
+    _check_usable(diagnosis, verdict)
     assert verdict.shown <= verdict.events, "a reader was shown what the writer took back"
     return verdict
+
+
+def _diagnosis(path: str) -> Diagnosis | None:
+    """What `batpak repair` says; None without journal.json, or when a newer version is needed."""
+    try:
+        return diagnose(DISK, Layout(path))
+    except Damaged:
+        return None
+
+
+def _check_usable(found: Diagnosis | None, verdict: Verdict) -> None:
+    """Of a journal that opens, repair says so, and names what is damaged in it."""
+    assert found is not None
+    assert found.state in ("healthy", "torn", "usable"), f"it opens, and is called {found.state}"
+    # The payloads and the index are for verify to judge.
+    records = {f.sequence for f in verdict.findings if f.code in ("header-crc", "head-crc")}
+    if records:
+        # A damaged pad has the place of the next event, and none is in it.
+        records.discard(found.events)
+        assert found.state == "usable"
+        assert found.events == verdict.events
+        assert all(f"event {sequence} " in found.explanation for sequence in records)
+        assert found.choices[0].startswith("go on with the journal as it is")
+
+
+def _check_explained(found: Diagnosis | None, verdict: Verdict) -> None:
+    """A reader of a journal that is refused has all that repair promises, and is told."""
+    if found is None:
+        assert verdict.shown == 0
+        return
+    assert found.state == "damaged"
+    assert f"every event below {verdict.shown} opens" in " ".join(found.choices)
+    error = verdict.error
+    assert isinstance(error, JournalCorrupt)
+    if "record at" in str(error.witness):
+        # What only a later record of the same file knows to be durable, a reader waits for.
+        assert verdict.shown <= found.events
+    elif error.reason == "row":
+        # The writer meets its own newest event; a reader shows all until it is asked for it.
+        assert verdict.shown >= found.events
+    else:
+        assert verdict.told, "the reader is told that events are missing"
+        assert verdict.shown == found.events, "the reader is served all that precedes"
 
 
 def _word(verdict: Verdict, total: int) -> str:
@@ -227,12 +277,15 @@ def _asked(near: range, total: int) -> set[int]:
     return {*here, *range(0, total, 97), *range(total - 3, total)}
 
 
-def _read_only(path: str, truth: list[Print], asked: set[int] | None) -> int:
-    """How many events a reader without the lock is shown; all of them have to be right."""
+def _read_only(path: str, truth: list[Print], asked: set[int] | None) -> tuple[int, bool]:
+    """How many events a reader without the lock is shown; all of them have to be right.
+
+    Also whether it is told that there should be more, or is refused.
+    """
     try:
         reader = Store.open(path, mode="r", files=DISK)
     except (Damaged, NotAJournal):
-        return 0
+        return 0, True
     with reader:
         shown = len(reader)
         assert shown <= len(truth)
@@ -240,7 +293,13 @@ def _read_only(path: str, truth: list[Print], asked: set[int] | None) -> int:
         _check_query(reader, truth[:shown])
         if reader.open_report.findings:
             assert not reader.verify("full").ok or shown < len(truth)
-    return shown
+        told = bool(reader.open_report.findings)
+        try:
+            reader.refresh()
+            assert not told, "what was found when opening is raised by refresh()"
+        except JournalCorrupt:
+            assert told, "what refresh() raises was found when opening"
+    return shown, told
 
 
 def _same(event: Event, expected: Print) -> bool:

@@ -132,7 +132,7 @@ def segment_regions(root: Path, file: Path, bound: int, *, newest: bool) -> Iter
         head = sidecar.read_bytes()
         (covered,) = struct.unpack_from("<Q", head, 48)
         (last,) = struct.unpack_from("<Q", head, 88)
-    yield Region(name, 0, HEADER, "segment header")
+    yield Region(name, 0, HEADER, "segment header", int(file.stem))
     at, keeps = HEADER, 0
     for record in records(data):
         until = record.base + record.count

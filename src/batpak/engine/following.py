@@ -17,7 +17,7 @@ from batpak.engine.bulk_walk import BulkWalk
 from batpak.engine.erasing import fold_erasures
 from batpak.engine.history import Place, place_of
 from batpak.engine.keeping import load_keys
-from batpak.engine.opening import check_place, tell_opened
+from batpak.engine.opening import check_place, nothing_left, tell_opened
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport
 from batpak.engine.shredding import fold_shredded
@@ -29,6 +29,7 @@ from batpak.engine.survey import (
     read_hint,
     read_identity,
     renew_part,
+    segment_bases,
     survey,
     usable_sidecar,
 )
@@ -50,7 +51,7 @@ from batpak.journal.record import (
     read_record,
     salt_crc,
 )
-from batpak.journal.recovery import first_chain, last_nonzero, walk
+from batpak.journal.recovery import Witness, first_chain, last_nonzero, walk
 from batpak.journal.writer import Head, apply_record
 
 if TYPE_CHECKING:
@@ -143,15 +144,19 @@ class Follower:
         renew_part(self._files, self._layout, self.identity, self._pool, self._index, base)
 
     def _open(self, began: float) -> OpenReport:
-        found = survey(self._files, self._layout, self.identity)
-        findings: list[Finding] = []
+        found = survey(self._files, self._layout, self.identity, serve_prefix=True)
+        self._witnesses = found.witnesses
+        self._durable = max([self._durable, *(w.durable for w in found.witnesses)])
         mapped = walked = rebuilt = 0
+        bases = [segment.base for segment in found.segments]
+        ends = bases[1:] if found.end is None else [*bases[1:], found.end]
+        self._damage: JournalCorrupt | None = None
         try:
-            for segment, successor in zip(found.segments, found.segments[1:], strict=False):
+            for segment, end in zip(found.segments, ends, strict=False):
                 self._pool.set_growing(found.segments[-1].base, may_map=False)
                 check_splice(segment, self._last_hash)
                 loaded = load_sealed(
-                    self._files, self._layout, self._pool, self._index, segment, successor.base
+                    self._files, self._layout, self._pool, self._index, segment, end
                 )
                 mapped, walked = mapped + loaded.mapped, walked + loaded.records
                 rebuilt += not loaded.mapped
@@ -159,12 +164,12 @@ class Follower:
                 self._show(loaded.next_sequence)
         except JournalCorrupt as error:
             # What precedes the damage is served; refresh() says what is wrong.
-            findings.append(_finding(error))
             self._show(self._index.end)
-            self._damage: JournalCorrupt | None = error
+            self._damage = error
         else:
-            self._damage = None
-            if found.segments:
+            if found.damage is not None:
+                self._damage = found.damage
+            elif found.segments:
                 newest = found.segments[-1]
                 before = self._index.end
                 try:
@@ -173,14 +178,17 @@ class Follower:
                     before = self._index.end
                     self._advance()
                 except JournalCorrupt as error:
-                    findings.append(_finding(error))
                     self._damage = error
                 walked += self._index.end - before
-        if not self._index.slots and found.segments:
-            # Damage before the first event: nothing is shown, and verify() can still compare.
-            self._index.append(found.segments[0].base, GrowingPart(0))
+            elif self._durable:
+                self._damage = nothing_left(self._layout, max(found.witnesses))
+        if self._damage is not None:
+            # All before the newest segment was durable when that got its name.
+            self._durable = max([self._durable, *segment_bases(self._files, self._layout)])
+            if not self._index.slots:
+                # Damage before the first event: nothing is shown, and verify() can compare.
+                self._index.append(0, GrowingPart(0))
         epoch = max((segment.header.epoch for segment in found.segments), default=0)
-        self._durable = max([self._durable, *(w.durable for w in found.witnesses)])
         return OpenReport(
             False,
             epoch,
@@ -191,7 +199,7 @@ class Follower:
             None,
             tuple((w.name, w.durable) for w in found.witnesses),
             {"total": time.perf_counter() - began},
-            tuple(findings),
+            () if self._damage is None else (_finding(self._damage),),
         )
 
     def _begin(self, newest: Found) -> bool:
@@ -289,6 +297,9 @@ class Follower:
                     if not self._index.slots:
                         found = survey(self._files, self._layout, self.identity)
                         if not found.segments:
+                            best = max(found.witnesses, default=Witness(0, "none"))
+                            if best.durable:
+                                raise nothing_left(self._layout, best)
                             return self.bound
                         self._begin(found.segments[0])
                     self._check_position()
@@ -485,11 +496,18 @@ class Follower:
             reason=problem.reason,
             first=self._chain.sequence,
             last=self._durable - 1,
-            witness="tail.hint",
+            witness=self._who_knows(),
             advice=f"what precedes can be read; run: batpak repair {self._layout.root}",
         )
         self._damage = error
         return error
+
+    def _who_knows(self) -> str:
+        """Who says that all below `_durable` was durable."""
+        for witness in self._witnesses:
+            if witness.durable == self._durable:
+                return witness.name
+        return "tail.hint, or a record before"
 
     def close(self) -> None:
         """Let go of the files."""

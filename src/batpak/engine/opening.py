@@ -88,6 +88,7 @@ __all__ = [
     "Opened",
     "check_contents",
     "check_place",
+    "nothing_left",
     "open_for_writing",
     "settle_ancestors",
     "tell_opened",
@@ -293,7 +294,7 @@ def _open_locked(
     begun = False
     if not found.segments:
         if best.durable:
-            raise _nothing_left(layout, best)
+            raise nothing_left(layout, best)
         # Crash before this: creation was cut short and goes on here.
         first = SegmentHeader(
             identity.journal_id.bytes, 0, wall_us(), os.urandom(16), NO_HASH, epoch + 1
@@ -708,7 +709,8 @@ def _start(
     return covered_chain(newest.sidecar)
 
 
-def _nothing_left(layout: Layout, best: Witness) -> JournalCorrupt:
+def nothing_left(layout: Layout, best: Witness) -> JournalCorrupt:
+    """What a journal without segments is, of which `best` knows events."""
     return JournalCorrupt(
         f"all segments are gone: {best.durable} durable events are missing",
         file=layout.segments,

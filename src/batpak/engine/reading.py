@@ -159,7 +159,7 @@ class LogReader:
                     reason="event-hash",
                     first=sequence,
                     last=sequence,
-                    advice="run: batpak verify JOURNAL",
+                    advice=f"run: batpak verify {self.pool.root}",
                 )
         if erased is not None and sequence in erased and not metadata.startswith(_RESERVED):
             return Event(row, metadata, None, PayloadState.ERASED)
@@ -399,7 +399,8 @@ class LogReader:
             reason="row",
             first=sequence,
             last=sequence,
-            advice="run: batpak verify JOURNAL; delete the .idx file if the segment is good",
+            advice=f"run: batpak verify {self.pool.root}; "
+            "delete the .idx file if the segment is good",
         )
 
     def _damaged_payload(self, slot: Slot, sequence: int, offset: int) -> PayloadDamaged:
@@ -409,7 +410,7 @@ class LogReader:
             offset=offset,
             sequence=sequence,
             reason="content-hash",
-            advice="restore it from a snapshot; run: batpak verify JOURNAL",
+            advice=f"restore it from a snapshot; run: batpak verify {self.pool.root}",
         )
 
 

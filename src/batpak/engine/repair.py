@@ -12,36 +12,47 @@ import os
 from dataclasses import dataclass, field
 
 from batpak.config import StoreConfig
+from batpak.engine.following import Follower
 from batpak.engine.manifest import MANIFEST
 from batpak.engine.opening import check_place, open_for_writing
+from batpak.engine.report import Finding
 from batpak.engine.survey import (
     Survey,
     checkpoint_sizes,
+    covered_chain,
     newest_checkpoint,
+    read_found,
     read_identity,
     segment_bases,
     survey,
+    usable_sidecar,
 )
-from batpak.engine.system import close_event, repaired_event
+from batpak.engine.system import LIFECYCLE, close_event, repaired_event
+from batpak.engine.verify import verify_journal
 from batpak.errors import (
     BatpakError,
+    Damaged,
     InvalidInput,
     JournalCorrupt,
     NotAJournal,
 )
+from batpak.event import NO_HASH, event_hash
 from batpak.files import Files, closing, refusal, replace_file, wall_us, write_all
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout, checkpoint_name
 from batpak.journal.quarantine import quarantine
-from batpak.journal.reading import SegmentReader
-from batpak.journal.record import Record, salt_crc
+from batpak.journal.reading import SegmentPool, SegmentReader
+from batpak.journal.record import Chain, Invalid, Record, salt_crc
 from batpak.journal.recovery import Witness, first_chain, last_nonzero, look_beyond, walk
 
 __all__ = ["Diagnosis", "RepairReport", "diagnose", "repair_into"]
 
 _COPY_STEP = 1 << 20
+_OPEN_FILES = 8
+_NAMED = 3
+"""So many findings and files are named in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +60,13 @@ class Diagnosis:
     """What opening for writing would meet."""
 
     state: str
-    """"healthy", "torn" (opening cuts a tail that was never durable) or "damaged"."""
+    """"healthy", "torn" (opening cuts a tail that was never durable), "usable" (it opens, for
+    writing too, and some events are damaged) or "damaged" (it does not open for writing)."""
     events: int
-    """Events before the first damage, all of them readable."""
+    """Events that a reader is shown: all, or those before what keeps it from opening."""
     file: str
     offset: int
-    """Where the first damage begins, or the log's end."""
+    """Where the first damage begins that `state` is about, or the log's end."""
     reason: str
     lost_until: int
     """Exclusive bound of what is known to have been durable; `events` when nothing is lost."""
@@ -86,15 +98,31 @@ class _End:
     sequence: int
     reason: str
     clean: bool
+    passed: tuple[_End, ...] = ()
+    """Damage before it that opening does not look at, since a sidecar covers it."""
 
 
 def diagnose(files: Files, layout: Layout) -> Diagnosis:
-    """Walk the whole journal, changing nothing. Raises NotAJournal, Damaged, Unavailable."""
+    """Walk the whole journal, changing nothing.
+
+    Raises NotAJournal, Damaged, FutureFormat, UnsupportedFeature, Unavailable.
+    """
     check_place(files, layout, StoreConfig(allow_network_filesystem=True))
     identity = _identity_of(files, layout)
     end = _find_end(files, layout, identity)
     best = _best_witness(files, layout, identity, end)
+    in_the_way = [at for at in end.passed if at.base == end.base]
+    findings: list[Finding] | None = None
+    if best.durable <= end.sequence and end.passed:
+        findings = _usable_with(files, layout, identity, end.sequence)
+        in_the_way = [*end.passed] if findings is None else []
+    if in_the_way and (best.durable > end.sequence or findings is None):
+        # A copy that is cut has no sidecar to pass over it.
+        end = in_the_way[0]
+        best = _best_witness(files, layout, identity, end)
     behind = _bytes_behind(files, layout, end)
+    if findings is not None:
+        return _usable(layout, end, best, behind, findings)
     if best.durable > end.sequence:
         lost = best.durable - end.sequence
         return Diagnosis(
@@ -112,8 +140,8 @@ def diagnose(files: Files, layout: Layout) -> Diagnosis:
             "A power cut can't do this.",
             (
                 "restore the journal from a snapshot or a replica that has these events",
-                f"read what precedes: every event below {end.sequence} opens with mode r",
-                "accept the loss on a copy: batpak repair JOURNAL --into DEST",
+                *_readable(files, layout),
+                f"accept the loss on a copy: batpak repair {layout.root} --into DEST",
             ),
         )
     if behind:
@@ -129,7 +157,7 @@ def diagnose(files: Files, layout: Layout) -> Diagnosis:
             f"{behind} bytes after event {end.sequence - 1} were written, but never known to be "
             "durable: an interrupted write. Opening for writing moves what does not prove "
             "itself whole to quarantine/ and goes on.",
-            ("open the journal for writing, for example: batpak append JOURNAL …",),
+            (f"open the journal for writing, for example: batpak append {layout.root} …",),
         )
     return Diagnosis(
         "healthy",
@@ -141,8 +169,76 @@ def diagnose(files: Files, layout: Layout) -> Diagnosis:
         best.name,
         0,
         f"nothing to repair: {end.sequence} events, each with a valid record; "
-        "payloads are checked by: batpak verify",
+        f"payloads are checked by: batpak verify {layout.root}",
     )
+
+
+def _readable(files: Files, layout: Layout) -> list[str]:
+    """What a reader is shown, which without a hint can be less than what precedes."""
+    try:
+        follower = Follower(files, layout, StoreConfig(allow_network_filesystem=True))
+    except BatpakError:
+        return []
+    follower.close()
+    return [
+        f"read what precedes: every event below {follower.bound} opens with mode r, "
+        "unless verify names it"
+    ]
+
+
+def _usable_with(
+    files: Files, layout: Layout, identity: Identity, bound: int
+) -> list[Finding] | None:
+    """What is damaged in a journal whose end is whole; None when it can't be written to."""
+    try:
+        follower = Follower(files, layout, StoreConfig(allow_network_filesystem=True))
+    except Damaged:
+        return None
+    try:
+        # The open event links to these two.
+        follower.reader.summary(follower.bound - 1)
+        follower.reader.head(LIFECYCLE.entity_bytes, follower.bound)
+        report = verify_journal(files, layout, identity, follower.reader, bound, "chain", None)
+    except Damaged:
+        return None
+    finally:
+        follower.close()
+    return report.findings
+
+
+def _usable(
+    layout: Layout, end: _End, best: Witness, behind: int, findings: list[Finding]
+) -> Diagnosis:
+    first = end.passed[0]
+    named = [
+        f"event {found.sequence} ({found.code}, {_place(found.file, found.offset)})"
+        for found in findings
+    ] or [f"no event, but a pad ({first.reason}, {_place(first.path, first.offset)})"]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    damaged = {os.path.basename(path) for path in (first.path, *(f.file for f in findings))}
+    files = ", ".join(sorted(damaged)[:_NAMED])
+    return Diagnosis(
+        "usable",
+        end.sequence,
+        first.path,
+        first.offset,
+        first.reason,
+        end.sequence,
+        best.name,
+        behind,
+        f"the journal opens, for reading and for writing. Damaged in it: "
+        f"{', '.join(named[:_NAMED])}{more}. All other records are valid.",
+        (
+            "go on with the journal as it is: only reading what is damaged raises an error",
+            f"restore from a snapshot or a replica, while nobody has the journal open: {files}",
+            f"name all that is damaged, payloads too: batpak verify {layout.root}",
+        ),
+    )
+
+
+def _place(file: str, offset: int | None) -> str:
+    name = os.path.basename(file)
+    return name if offset is None else f"at offset {offset} of {name}"
 
 
 def repair_into(files: Files, layout: Layout, destination: str) -> RepairReport:
@@ -157,7 +253,8 @@ def repair_into(files: Files, layout: Layout, destination: str) -> RepairReport:
             f"there is no loss to accept: {diagnosis.explanation}",
             field="journal",
             value=layout.root,
-            advice="go on with the journal as it is",
+            advice="go on with the journal as it is; for a copy, run: "
+            f"batpak snapshot {layout.root} DEST",
         )
     target = Layout(destination)
     _check_destination(files, layout, target)
@@ -200,39 +297,65 @@ def _identity_of(files: Files, layout: Layout) -> Identity:
 
 
 def _find_end(files: Files, layout: Layout, identity: Identity) -> _End:
-    """Walk segment after segment until one does not continue the log."""
+    """Walk segment after segment until one does not continue the log, as opening does.
+
+    Where opening would take a sidecar's word, the walk goes on behind what that covers.
+    """
     bases = segment_bases(files, layout)
     end = _End(0, layout.segment(0), 0, 0, "no-segment", clean=False)
-    for place, base in enumerate(bases):
-        if base != end.sequence:
-            return end
-        path = layout.segment(base)
-        end = _End(base, path, 0, base, "unreadable", clean=False)
-        reader = SegmentReader(files, path, may_map=False)
-        try:
+    last_hash = NO_HASH
+    pool = SegmentPool(files, layout, _OPEN_FILES)
+    try:
+        for place, base in enumerate(bases):
+            successor = bases[place + 1] if place + 1 < len(bases) else None
+            if base != end.sequence:
+                return end
+            path = layout.segment(base)
+            end = _End(base, path, 0, base, "splice", clean=False, passed=end.passed)
             try:
-                header = SegmentHeader.decode(reader.read(0, HEADER_SIZE), path)
-            except BatpakError as error:
-                end.reason = error.code
+                found = read_found(files, layout, identity, base)
+            except JournalCorrupt as error:
+                end.reason = error.reason or error.code
                 return end
-            if header.base_sequence != base or not identity.accepts(header.journal_id, base):
-                end.reason = "journal-id"
+            if found.header.prev_event_hash != last_hash:
                 return end
-            size = reader.size()
-            chain, problem = walk(
-                reader.read, size, first_chain(header), salt_crc(header.salt), _ignore
-            )
+            reader, state = pool.get(base), salt_crc(found.header.salt)
+            chain, problem, last_hash = _walk(reader, first_chain(found.header), state, last_hash)
+            part, sidecar = usable_sidecar(files, layout, found, pool), found.sidecar
+            if (
+                part is not None
+                and sidecar is not None
+                and chain.offset < sidecar.covered
+                and successor in (None, sidecar.next_sequence)
+            ):
+                at = chain.offset, chain.sequence, problem.reason
+                end.passed += (_End(base, end.path, *at, clean=False, passed=end.passed),)
+                chain, last_hash = covered_chain(sidecar), part.locate(sidecar.count - 1)[0]
+                chain, problem, last_hash = _walk(reader, chain, state, last_hash)
             end.offset, end.sequence, end.reason = chain.offset, chain.sequence, problem.reason
-            end.clean = last_nonzero(reader.read, size, chain.offset) == chain.offset
-        finally:
-            reader.close()
-        if place + 1 < len(bases) and not (end.clean and bases[place + 1] == end.sequence):
-            return end
-    return end
+            end.clean = last_nonzero(reader.read, reader.size(), chain.offset) == chain.offset
+            if successor is not None and not (end.clean and successor == end.sequence):
+                return end
+        return end
+    finally:
+        pool.close()
 
 
-def _ignore(_: Record) -> None:
-    """Walking is enough: the records are judged on the way."""
+def _walk(
+    reader: SegmentReader, chain: Chain, salt_state: int, last_hash: bytes
+) -> tuple[Chain, Invalid, bytes]:
+    """As `walk`, with the hash of the last event; the records are judged on the way."""
+    last: list[Record] = []
+
+    def keep(record: Record) -> None:
+        if record.rows:
+            last[:] = [record]
+
+    end, problem = walk(reader.read, reader.size(), chain, salt_state, keep)
+    for record in last:
+        for event in record.events(reader.read):
+            last_hash = event_hash(event.row_bytes, event.metadata)
+    return end, problem, last_hash
 
 
 def _best_witness(files: Files, layout: Layout, identity: Identity, end: _End) -> Witness:

@@ -88,6 +88,10 @@ class Survey:
     segments: tuple[Found, ...]
     hint: Hint | None
     witnesses: tuple[Witness, ...]
+    damage: JournalCorrupt | None = None
+    """Why `segments` ends where it does, when more were asked for than can be read."""
+    end: int | None = None
+    """Where the last of `segments` has to end; None for the newest, which may grow."""
 
 
 def read_identity(files: Files, layout: Layout) -> Identity | None:
@@ -158,9 +162,16 @@ def read_sidecar_header(files: Files, layout: Layout, base: int) -> SidecarHeade
         return None
 
 
-def survey(files: Files, layout: Layout, identity: Identity) -> Survey:
-    """Read every header. Raises JournalCorrupt, FutureFormat, UnsupportedFeature, Unavailable."""
+def survey(
+    files: Files, layout: Layout, identity: Identity, *, serve_prefix: bool = False
+) -> Survey:
+    """Read every header. Raises JournalCorrupt, FutureFormat, UnsupportedFeature, Unavailable.
+
+    `serve_prefix`: for JournalCorrupt, give the segments before it and say so instead.
+    """
     found: list[Found] = []
+    damage: JournalCorrupt | None = None
+    end: int | None = None
     witnesses: list[Witness] = []
     hint = read_hint(files, layout, identity.journal_id)
     if hint is not None:
@@ -169,35 +180,28 @@ def survey(files: Files, layout: Layout, identity: Identity) -> Survey:
     if checkpoint is not None:
         witnesses.append(Witness(checkpoint, f"checkpoints/{checkpoint_name(checkpoint)}"))
     bases = segment_bases(files, layout)
-    for place, base in enumerate(bases):
-        path = layout.segment(base)
+    for base in bases:
         try:
-            with closing(files, files.open(path, os.O_RDONLY)) as fd:
-                data = files.pread(fd, HEADER_SIZE, 0)
-        except OSError as error:
-            raise refusal(error, "can't read a segment", path) from error
-        try:
-            header = SegmentHeader.decode(data, path)
+            segment = read_found(files, layout, identity, base, is_newest=base == bases[-1])
         except JournalCorrupt as error:
-            if place == len(bases) - 1 and not data.strip(b"\0"):
-                error.facts["reason"] = error.reason = "empty-segment"
-            raise
-        if header.base_sequence != base:
-            raise _corrupt(path, 16, "base", "the segment's name and header disagree", base)
-        if not identity.accepts(header.journal_id, base):
-            raise _corrupt(path, 16, "journal-id", "the segment belongs to another journal", base)
-        sidecar = read_sidecar_header(files, layout, base)
-        if sidecar is not None and not _belongs(sidecar, header):
-            sidecar = None
-        if sidecar is not None:
-            witnesses.append(Witness(sidecar.durable, os.path.basename(layout.sidecar(base))))
-        found.append(Found(base, path, header, sidecar))
-    witnesses += _orphans(files, layout, identity, set(bases))
-    if found and found[0].base != 0:
-        raise _corrupt(
-            found[0].path, 32, "first-segment", "the journal's first segment is missing", 0
-        )
-    return Survey(identity, tuple(found), hint, tuple(witnesses))
+            if not serve_prefix:
+                raise
+            if damage is None:
+                damage, end = error, base
+            continue
+        if segment.sidecar is not None:
+            name = os.path.basename(layout.sidecar(base))
+            witnesses.append(Witness(segment.sidecar.durable, name))
+        if damage is None:
+            found.append(segment)
+    witnesses += _orphans(files, layout, identity)
+    if bases and bases[0] != 0:
+        path = layout.segment(bases[0])
+        damage = _corrupt(path, 32, "first-segment", "the journal's first segment is missing", 0)
+        if not serve_prefix:
+            raise damage
+        found.clear()
+    return Survey(identity, tuple(found), hint, tuple(witnesses), damage, end)
 
 
 def _belongs(sidecar: SidecarHeader, header: SegmentHeader) -> bool:
@@ -206,7 +210,7 @@ def _belongs(sidecar: SidecarHeader, header: SegmentHeader) -> bool:
     )  # fmt: skip
 
 
-def _orphans(files: Files, layout: Layout, identity: Identity, bases: set[int]) -> list[Witness]:
+def _orphans(files: Files, layout: Layout, identity: Identity) -> list[Witness]:
     """Sidecars of ours whose segment is gone: segments never go by themselves."""
     found: list[Witness] = []
     try:
@@ -216,8 +220,9 @@ def _orphans(files: Files, layout: Layout, identity: Identity, bases: set[int]) 
     except OSError as error:
         raise refusal(error, "can't list the segments", layout.segments) from error
     for name in sorted(names):
-        base = parse_segment_name(name.removesuffix(".idx") + ".seg")
-        if not name.endswith(".idx") or base is None or base in bases:
+        segment = name.removesuffix(".idx") + ".seg"
+        base = parse_segment_name(segment)
+        if not name.endswith(".idx") or base is None or segment in names:
             continue
         sidecar = read_sidecar_header(files, layout, base)
         if sidecar is None or sidecar.base_sequence != base:
@@ -278,7 +283,7 @@ def covered_chain(sidecar: SidecarHeader) -> Chain:
 
 @dataclass(slots=True)
 class Loaded:
-    """A sealed segment in the index, and what was learned on the way."""
+    """What was learned about a sealed segment while it was read."""
 
     next_sequence: int
     last_hash: bytes
@@ -287,6 +292,8 @@ class Loaded:
     mapped: bool
     records: int
     end: Chain
+    damage: JournalCorrupt | None = None
+    """Why it ends before it should; what was read precedes that."""
 
 
 def load_sealed(
@@ -294,18 +301,23 @@ def load_sealed(
 ) -> Loaded:
     """Put a segment that has a successor into the index, from its sidecar or by walking.
 
-    Raises JournalCorrupt: in such a segment an invalid position is damage. Raises
-    SegmentReplaced when it was rewritten since it was found.
+    Raises JournalCorrupt: in such a segment an invalid position is damage, and what precedes
+    it is in the index. Raises SegmentReplaced when it was rewritten since it was found.
     """
     part, state = read_sealed(files, layout, pool, found, next_base)
     index.append(found.base, part)
+    if state.damage is not None:
+        raise state.damage
     return state
 
 
 def read_sealed(
     files: Files, layout: Layout, pool: SegmentPool, found: Found, next_base: int
 ) -> tuple[MappedPart | GrowingPart, Loaded]:
-    """The part of a segment that ends before `next_base`. Raises as `load_sealed`."""
+    """The part of a segment that ends before `next_base`, or before its damage.
+
+    Raises SegmentReplaced when it was rewritten since it was found.
+    """
     reader = pool.get(found.base, found.header.salt)
     part = usable_sidecar(files, layout, found, pool)
     sidecar = found.sidecar
@@ -340,7 +352,7 @@ def read_sealed(
     state.end, state.next_sequence, state.max_epoch = end, end.sequence, end.epoch
     zeros = last_nonzero(reader.read, size, end.offset) == end.offset
     if end.sequence != next_base or not zeros:
-        raise JournalCorrupt(
+        state.damage = JournalCorrupt(
             f"acknowledged events are damaged or missing: {problem.reason}",
             file=found.path,
             offset=problem.offset,
@@ -367,7 +379,9 @@ def renew_part(
     if all(slot.part.salt == found.header.salt for slot in slots):
         return
     end = slots[-1].part.end
-    part, _ = read_sealed(files, layout, pool, found, end)
+    part, state = read_sealed(files, layout, pool, found, end)
+    if state.damage is not None:
+        raise state.damage
     for slot in slots:
         low, high = slot.first - base, slot.part.end - base
         if part.located(low, high)[0] != slot.part.located(0, high - low)[0]:
@@ -378,7 +392,9 @@ def renew_part(
     pool.forget(base)
 
 
-def read_found(files: Files, layout: Layout, identity: Identity, base: int) -> Found:
+def read_found(
+    files: Files, layout: Layout, identity: Identity, base: int, *, is_newest: bool = False
+) -> Found:
     """One segment and its sidecar as they stand. Raises JournalCorrupt, Unavailable, …"""
     path = layout.segment(base)
     try:
@@ -386,7 +402,12 @@ def read_found(files: Files, layout: Layout, identity: Identity, base: int) -> F
             data = files.pread(fd, HEADER_SIZE, 0)
     except OSError as error:
         raise refusal(error, "can't read a segment", path) from error
-    header = SegmentHeader.decode(data, path)
+    try:
+        header = SegmentHeader.decode(data, path)
+    except JournalCorrupt as error:
+        if is_newest and not data.strip(b"\0"):
+            error.facts["reason"] = error.reason = "empty-segment"
+        raise
     if header.base_sequence != base:
         raise _corrupt(path, 16, "base", "the segment's name and header disagree", base)
     if not identity.accepts(header.journal_id, base):
@@ -413,5 +434,5 @@ def _corrupt(path: str, offset: int, reason: str, what: str, sequence: int) -> J
         sequence=sequence,
         reason=reason,
         first=sequence,
-        advice="run: batpak repair JOURNAL",
+        advice=f"run: batpak repair {os.path.dirname(os.path.dirname(path))}",
     )

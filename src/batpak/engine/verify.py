@@ -86,6 +86,7 @@ _RESERVED = RESERVED_ENTITY_PREFIX.encode()
 class _State:
     """What the checked prefix of the journal leaves behind for what follows."""
 
+    root: str
     bound: int
     full: bool
     report: VerifyReport
@@ -138,7 +139,7 @@ def verify_journal(
             total += files.stat(layout.segment(base)).st_size
         except OSError:
             continue
-    state = _State(bound, level == "full", report, reader.index, total, progress)
+    state = _State(layout.root, bound, level == "full", report, reader.index, total, progress)
     if state.full:
         state.tree = RunningRoot()
         state.checkpoints = _stored_checkpoints(files, layout, identity, tuple(keys), state)
@@ -251,7 +252,7 @@ def _add(
     expected: object = None,
     found: object = None,
 ) -> None:
-    where = f"{message}; restore the event from a snapshot, or run: batpak repair JOURNAL"
+    where = f"{message}; restore the event from a snapshot, or run: batpak repair {state.root}"
     state.report.findings.append(Finding(code, file, offset, sequence, where, expected, found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -138,6 +139,7 @@ class SegmentHeader:
 
 
 def _corrupt(file: str, reason: str, what: str) -> JournalCorrupt:
+    journal = os.path.dirname(os.path.dirname(file))
     return JournalCorrupt(
-        what, file=file, offset=0, reason=reason, advice="run: batpak repair JOURNAL"
+        what, file=file, offset=0, reason=reason, advice=f"run: batpak repair {journal}"
     )

@@ -160,6 +160,11 @@ class SegmentPool:
         with self._lock:
             self._readers.pop(base, None)
 
+    @property
+    def root(self) -> str:
+        """The journal's directory, for errors."""
+        return self._layout.root
+
     def path(self, base: int) -> str:
         """The file name of a segment, for errors."""
         return self._layout.segment(base)
@@ -195,7 +200,7 @@ class SegmentPool:
                 "a segment is gone",
                 file=path,
                 offset=0,
-                advice="restore it from a snapshot; run: batpak verify JOURNAL",
+                advice=f"restore it from a snapshot; run: batpak verify {self.root}",
             ) from error
         except OSError as error:
             raise refusal(error, "can't open a segment", path) from error
