@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar, cast, overload
+from typing import Any, Final, Generic, TypeVar, cast, get_origin, overload
 from uuid import UUID
 
 import msgspec
@@ -45,7 +45,7 @@ def _enc_hook(value: Any) -> Any:
 
 
 def _dec_hook(wanted: Any, plain: Any) -> Any:
-    if type(plain) is wanted:
+    if type(plain) is wanted or wanted is object:
         return plain
     # A generic class is asked for with its parameters, which do not pass dunder names on.
     return getattr(wanted, "__origin__", wanted).__from_canonical__(plain)
@@ -756,10 +756,9 @@ class _Builder:
                 return self._union(info)
             case mi.StructType():
                 return self._struct(info)
-            case mi.DataclassType():
-                return _Record(info.cls, self._fields(info.fields), None)
-            case mi.TypedDictType():
-                return _Record(info.cls, self._fields(info.fields), None)
+            case mi.DataclassType() | mi.TypedDictType():
+                cls = get_origin(info.cls) or info.cls
+                return _Record(cls, self._fields(info.fields), None)
             case mi.CustomType():
                 return self._custom(info.cls)
             case _:
@@ -788,17 +787,19 @@ class _Builder:
         )
 
     def _struct(self, info: mi.StructType) -> _Node:
-        config = info.cls.__struct_config__
-        name = info.cls.__qualname__
+        # A generic class with its parameters; its objects are of the class itself.
+        cls = get_origin(info.cls) or info.cls
+        config = cls.__struct_config__
+        name = cls.__qualname__
         if info.array_like:
             raise _Refused(f"{name} is array_like, and fields are stored by name", "leave it out")
         if config.omit_defaults:
             # msgspec compares defaults by identity, so equal values would give different bytes.
             raise _Refused(f"{name} omits defaults, and every field is stored", "leave it out")
         if info.forbid_unknown_fields:
-            self.forbids_unknown.append(info.cls)
+            self.forbids_unknown.append(cls)
         tag = None if info.tag_field is None else (info.tag_field, info.tag)
-        return _Record(info.cls, self._fields(info.fields), tag)
+        return _Record(cls, self._fields(info.fields), tag)
 
     def _enum(self, cls: type[enum.Enum]) -> _Node:
         if issubclass(cls, enum.Flag):
