@@ -399,6 +399,8 @@ def name_from_path(path: str | bytes, prefix: str = "") -> str:
     Python's file functions use for undecodable bytes.
     Raises: CoordinateError for a prefix that no name can start with.
     """
+    if not isinstance(prefix, str):
+        raise _broken("prefix", prefix, "not-text", f"prefix {prefix!r} is no str", "")
     text = _path_bytes(path).decode("utf-8", "surrogateescape")
     encoded = _UNSAFE.sub(_escape, text) or "%"
     if prefix:

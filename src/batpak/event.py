@@ -19,6 +19,7 @@ from blake3 import blake3
 from batpak import canonical, payloads
 from batpak.coordinate import Coordinate
 from batpak.errors import (
+    InvalidInput,
     JournalCorrupt,
     KeyUnavailable,
     KindMismatch,
@@ -208,7 +209,12 @@ class Position(NamedTuple):
     hlc: int
 
     def precedes(self, other: Position) -> bool:
-        """Same lane and depth, and a smaller clock; else the two are not ordered."""
+        """Same lane and depth, and a smaller clock; else the two are not ordered.
+
+        Raises InvalidInput.
+        """
+        if not isinstance(other, Position):
+            raise InvalidInput("precedes() takes a Position", field="other", value=other)
         return (self.lane, self.depth) == (other.lane, other.depth) and self.clock < other.clock
 
 
@@ -464,14 +470,27 @@ class Event(EventSummary, frozen=True, gc=False, eq=False):
             return NO_HASH
 
     def route(self, cls: type[T]) -> T | None:
-        """The payload as `cls`, or None when the event is of another kind."""
-        binding = payloads.lookup_type(cls)
+        """The payload as `cls`, or None when the event is of another kind.
+
+        Raises InvalidInput for what is no class.
+        """
+        try:
+            binding = payloads.lookup_type(cls)
+        except TypeError as error:
+            raise _no_class("route", cls) from error
         if binding is None or binding.kind.raw != _U16(self._row, 88)[0]:
+            if binding is None and not isinstance(cls, type):
+                raise _no_class("route", cls)
             return None
         return binding.decode(self.raw, self.payload_version)
 
     def decode(self, cls: type[T]) -> T:
-        """The payload as `cls`. Raises KindMismatch when the event is of another kind."""
+        """The payload as `cls`. Raises KindMismatch when the event is of another kind.
+
+        Raises InvalidInput for what is no class.
+        """
+        if not isinstance(cls, type):
+            raise _no_class("decode", cls)
         binding = payloads.lookup_type(cls)
         if binding is None or binding.kind.raw != self.kind.raw:
             raise KindMismatch(
@@ -499,3 +518,12 @@ class Event(EventSummary, frozen=True, gc=False, eq=False):
             sequence=self.sequence,
             advice="the event, its hashes and its proofs remain valid",
         )
+
+
+def _no_class(call: str, given: object) -> InvalidInput:
+    return InvalidInput(
+        f"{call}() takes a payload class, not {given!r}",
+        field="cls",
+        value=given,
+        advice="give a class that @payload was put above",
+    )

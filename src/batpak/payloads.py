@@ -394,6 +394,10 @@ def upcast(target: type[Any] | EventKind, *, from_version: int) -> Callable[[_St
     _check_version(target, from_version)
 
     def register(step: _Step) -> _Step:
+        if not callable(step):
+            raise _undefined(
+                target, f"its hop from version {from_version} is {step!r}", "give a function"
+            )
         key = (kind.raw, from_version)
         with _registry.lock:
             known = _registry.steps.get(key)

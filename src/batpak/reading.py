@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 from batpak import canonical
 from batpak.config import StoreConfig
@@ -247,7 +247,8 @@ class Reading:
         """Matching events in commit order, from what is visible at the call.
 
         `after`: only sequences above it. `payload=False` gives summaries. Content
-        hashes are checked. Raises InvalidInput, JournalCorrupt, PayloadDamaged.
+        hashes are checked. Raises InvalidInput, JournalCorrupt, PayloadDamaged; StoreClosed
+        where the store was closed before the iterator's first event, or when it reads on.
         """
         low, query = _low(after), query_of(region)
         high = self._bound()
@@ -363,6 +364,14 @@ class Reading:
         """
         if level not in ("chain", "full"):
             raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
+        if progress is not None and not callable(progress):
+            raise InvalidInput(
+                "progress is called with what is done and the total",
+                field="progress",
+                value=progress,
+                advice="give a function of two integers",
+            )
+        trusted = _note_keys(keys)
         # Brings NumPy, which few processes need.
         from batpak.engine.verify import verify_journal
 
@@ -374,7 +383,7 @@ class Reading:
             self._verify_bound(),
             level,
             progress,
-            keys,
+            trusted,
         )
 
     def _verify_bound(self) -> int:
@@ -756,6 +765,27 @@ def query_of(region: Region) -> Query:
             advice='write Region(entity="player") or Region.all()',
         )
     return Query.of(region)
+
+
+def _note_keys(keys: Iterable[NoteKey]) -> tuple[NoteKey, ...]:
+    """The keys, all of them log keys. Raises InvalidInput."""
+    if keys == ():
+        # Proofs bring libraries that few processes need.
+        return ()
+    from batpak.proof.notes import Key
+
+    try:
+        found = cast("tuple[object, ...]", tuple(keys))
+    except TypeError:
+        found = (keys,)
+    if not all(isinstance(key, Key) for key in found):
+        raise InvalidInput(
+            "keys is an iterable of log keys",
+            field="keys",
+            value=keys,
+            advice="give a list of batpak.proof.notes.Key",
+        )
+    return cast("tuple[NoteKey, ...]", found)
 
 
 def _exactly(name: str) -> Query:

@@ -420,7 +420,10 @@ class Store(Reading):
         timeout: float | None = None,
         **options: Any,
     ) -> AppendReceipt:
-        """Append `data` as given, not parsed, under `kind`; keywords as for `append`."""
+        """Append `data` as given, not parsed, under `kind`; keywords as for `append`.
+
+        But for `gates`, which judge values: bytes that nobody parsed have none to judge.
+        """
         item = Item.raw(coordinate, kind, data, **options)
         event = self._prepare(
             item.coordinate, item.payload, item.kind, item.correlation, item.causation, item.lane,
@@ -1255,8 +1258,9 @@ class Store(Reading):
         """Return once `receipt`'s event has reached `watermark`, syncing if that is needed.
 
         Raises WaitTimeout after `timeout` seconds of waiting for other threads' syncs (its
-        own has no limit), InvalidInput, JournalPoisoned, StoreClosed.
+        own has no limit), InvalidInput, JournalPoisoned, StoreClosed, StoreForked.
         """
+        self._writer.readable()
         check_timeout(timeout)
         if not isinstance(watermark, Watermark):
             raise InvalidInput(
@@ -1303,7 +1307,8 @@ class Store(Reading):
             )
 
     def frontier(self) -> Frontier:
-        """All watermarks at one moment; they never go back."""
+        """All watermarks at one moment; they never go back. Raises StoreClosed, StoreForked."""
+        self._writer.readable()
         # Durable first: what is read later can only be further.
         durable = self._writer.durable
         log = self._writer.log

@@ -375,3 +375,10 @@ def test_a_prefix_that_no_name_can_have_is_refused():
     assert name_from_path(".x", prefix="a.") == "a.%2Ex"
     with pytest.raises(CoordinateError):
         name_from_path(5)
+
+
+@pytest.mark.parametrize("prefix", [None, 5, b"a:"])
+def test_a_prefix_that_is_no_text_is_refused_by_name(prefix):
+    with pytest.raises(CoordinateError) as caught:
+        name_from_path("x", prefix)
+    assert caught.value.facts["field"] == "prefix"

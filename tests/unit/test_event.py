@@ -10,7 +10,13 @@ from blake3 import blake3
 
 from batpak import canonical
 from batpak.coordinate import Coordinate
-from batpak.errors import KindMismatch, PayloadDetached, PayloadErased, PayloadUnreadable
+from batpak.errors import (
+    InvalidInput,
+    KindMismatch,
+    PayloadDetached,
+    PayloadErased,
+    PayloadUnreadable,
+)
 from batpak.event import (
     CODEC_ENCRYPTED,
     CODEC_PLAIN,
@@ -192,3 +198,14 @@ def test_no_extensions_are_an_empty_mapping() -> None:
     assert dict(decode_extensions(EXTENSIONS)) == {"acme.a": b"\1"}
     with pytest.raises(TypeError):
         decode_extensions(b"")["a"] = b""  # type: ignore[index]  # that is the point
+
+
+@pytest.mark.parametrize("given", [5, [], None, "Lamp"])
+def test_what_is_no_class_or_position_is_refused_by_name(given: Any) -> None:
+    found = event()
+    for call in (found.route, found.decode):
+        with pytest.raises(InvalidInput, match="payload class") as caught:
+            call(given)
+        assert caught.value.field == "cls"
+    with pytest.raises(InvalidInput, match="takes a Position"):
+        found.position.precedes(given)

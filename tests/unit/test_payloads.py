@@ -654,3 +654,36 @@ def test_a_subclass_is_another_type():
     assert lookup_type(Sub) is None
     assert binding_of(Sub(total=1)) is None
     assert binding_of(5) is None
+
+
+class Pair(msgspec.Struct, Generic[TypeVar("T")]):
+    first: Any
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        (object, 1),
+        (object, {"a": [1, None]}),
+        (list[object], [1, "x"]),
+        (dict[str, object], {"a": 1}),
+        (tuple[object, ...], (1, "x")),
+        (Pair[int], Pair(1)),
+        (list[Pair[str]], [Pair("x")]),
+    ],
+)
+def test_what_a_definition_accepts_can_be_read_back(declared: Any, value: Any) -> None:
+    made = type("Held", (), {"__annotations__": {"x": declared}, "__module__": __name__})
+    cls: Any = payload(category=1, type_id=1)(made)
+    binding = binding_of(cls)
+    assert binding is not None
+    assert binding.decode(binding.encode(cls(x=value)), 1) == cls(x=value)
+
+
+def test_a_hop_that_is_no_function_is_refused_where_it_is_registered() -> None:
+    @payload(category=1, type_id=1, version=2)
+    class Held:
+        x: int
+
+    with pytest.raises(PayloadDefinitionError, match="its hop from version 1 is 5"):
+        upcast(Held, from_version=1)(5)

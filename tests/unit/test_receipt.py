@@ -225,3 +225,9 @@ def test_extensions_are_encoded_in_the_order_of_their_names() -> None:
     assert one == encode_extensions({"a.x": bytearray(b"1"), "b.x": memoryview(b"2")})
     assert one == b"\x82\xa3a.x\xc4\x011\xa3b.x\xc4\x012"
     assert encode_extensions({}) == b""
+
+
+@pytest.mark.parametrize("text", [5, None, {}])
+def test_a_receipt_that_is_no_text_at_all_is_refused_by_name(text: Any) -> None:
+    with pytest.raises(InvalidInput, match="not a receipt"):
+        AppendReceipt.from_json(text)

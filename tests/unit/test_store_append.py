@@ -733,3 +733,12 @@ def test_a_causation_may_name_an_event_of_another_journal(store: Store) -> None:
     foreign = CausationId.from_bytes(bytes(range(16)))
     receipt = store.append(ALICE, 1, kind=NOTE, causation=foreign)
     assert store.get(receipt.event_id).causation_id == foreign
+
+
+@pytest.mark.parametrize("items", [None, 5])
+def test_a_batch_that_is_no_iterable_is_refused_by_name(tmp_path: Path, items: Any) -> None:
+    with Store.open(tmp_path) as store:
+        for call in (store.append_many, lambda given: store.append_imported("s", 1, given)):
+            with pytest.raises(InvalidInput, match="an iterable of Items"):
+                call(items)
+        assert len(store) == 1

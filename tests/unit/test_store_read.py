@@ -24,8 +24,9 @@ from batpak import (
     Item,
     Region,
     Store,
+    Watermark,
 )
-from batpak.errors import JournalCorrupt, PayloadDamaged
+from batpak.errors import JournalCorrupt, PayloadDamaged, StoreClosed
 from batpak.event import NO_HASH
 from batpak.kinds import SYSTEM_OPEN_COMPLETED, Category
 
@@ -407,3 +408,52 @@ def test_a_journal_of_several_thousand_events_answers_alike_before_and_after(
         walk = store.ancestors(found[-1].event_id, limit=3)
         assert [event.clock for event in walk.events] == [644, 643, 642]
         assert store.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [({"progress": 5}, "progress"), ({"keys": 5}, "keys"), ({"keys": ["key"]}, "keys")],
+)
+def test_verify_refuses_what_it_can_not_use_before_it_begins(
+    tmp_path: Path, wrong: Any, field: str
+) -> None:
+    with Store.open(tmp_path) as store:
+        for level in ("chain", "full"):
+            with pytest.raises(InvalidInput) as caught:
+                store.verify(level, **wrong)
+            assert caught.value.field == field
+
+
+@pytest.mark.parametrize("mode", ["rw", "r"])
+def test_an_iterator_of_a_closed_store_does_not_pass_for_an_empty_one(
+    tmp_path: Path, mode: Any
+) -> None:
+    Store.open(tmp_path).close()
+    store = Store.open(tmp_path, mode=mode)
+    before = [store.query(Region.all()), store.query(Region.all(), payload=False), iter(store)]
+    store.close()
+    for events in before:
+        with pytest.raises(StoreClosed):
+            next(events)
+
+
+def test_an_iterator_ends_with_the_store_when_it_reads_on(tmp_path: Path) -> None:
+    with Store.open(tmp_path, segment_max_bytes=4096) as store:
+        for number in range(40):
+            store.append(Coordinate("a", "b"), number, kind=EventKind(1, 1))
+        assert len(list((tmp_path / "segments").glob("*.seg"))) > 1
+        events = store.query(Region.all())
+        next(events)
+    with pytest.raises(StoreClosed):
+        list(events)
+
+
+def test_a_closed_store_has_no_watermarks(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    receipt = store.append(Coordinate("a", "b"), 1, kind=EventKind(1, 1))
+    store.close()
+    with pytest.raises(StoreClosed):
+        store.frontier()
+    for watermark in (Watermark.ACCEPTED, Watermark.VISIBLE, Watermark.DURABLE):
+        with pytest.raises(StoreClosed):
+            store.wait_for(watermark, receipt)

@@ -284,7 +284,11 @@ class LogReader:
     ) -> Iterator[
         tuple[Slot, SegmentReader, Sequence[int], tuple[list[int], list[int], list[int]]]
     ]:
-        """Matching rows in pieces: their slot, its file, sequences and offsets."""
+        """Matching rows in pieces: their slot, its file, sequences and offsets.
+
+        Raises StoreClosed: the index of a closed store is empty, and nothing would seem to match.
+        """
+        self.pool.check_open()
         renewed = -1
         while True:
             try:

@@ -10,7 +10,7 @@ import mmap
 import os
 import threading
 
-from batpak.errors import Damaged
+from batpak.errors import Damaged, StoreClosed
 from batpak.files import Files, let_go, refusal
 from batpak.journal.layout import Layout
 
@@ -144,6 +144,7 @@ class SegmentPool:
         self._most = most
         self._readers: dict[int, SegmentReader] = {}
         self._lock = threading.Lock()
+        self._closed = False
         self._growing_base: int | None = None
         self._map_growing = False
 
@@ -174,13 +175,14 @@ class SegmentPool:
 
         Whoever brings offsets names the salt of the file that they are of: a rewrite
         moves everything behind the first payload that it leaves out. Raises Damaged when
-        the file is gone, SegmentReplaced when another one stands in its place.
+        the file is gone, SegmentReplaced when another one stands in its place, StoreClosed.
         """
         reader = self._readers.get(base)
         if reader is not None and (salt is None or reader.salt == salt):
             reader.used = True
             return reader
         with self._lock:
+            self.check_open()
             if reader is None or self._salt_of(reader) != salt:
                 reader = self._open(base)
                 if salt is not None and self._salt_of(reader) != salt:
@@ -189,6 +191,11 @@ class SegmentPool:
                 self._evict()
             self._readers[base] = reader
             return reader
+
+    def check_open(self) -> None:
+        """Raises StoreClosed once no segment may be opened any more."""
+        if self._closed:
+            raise StoreClosed("the store is closed", advice="open the journal anew")
 
     def _open(self, base: int) -> SegmentReader:
         path = self._layout.segment(base)
@@ -224,6 +231,7 @@ class SegmentPool:
     def close(self) -> None:
         """Let go of every reader."""
         with self._lock:
+            self._closed = True
             readers, self._readers = list(self._readers.values()), {}
         for reader in readers:
             reader.close()
