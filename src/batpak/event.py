@@ -489,10 +489,13 @@ class Event(EventSummary, frozen=True, gc=False, eq=False):
 
         Raises InvalidInput for what is no class.
         """
-        if not isinstance(cls, type):
-            raise _no_class("decode", cls)
-        binding = payloads.lookup_type(cls)
+        try:
+            binding = payloads.lookup_type(cls)
+        except TypeError as error:
+            raise _no_class("decode", cls) from error
         if binding is None or binding.kind.raw != self.kind.raw:
+            if not isinstance(cls, type):
+                raise _no_class("decode", cls)
             raise KindMismatch(
                 f"event {self.sequence} is of kind {self.kind}, not of {cls.__qualname__}",
                 sequence=self.sequence,

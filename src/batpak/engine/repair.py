@@ -111,15 +111,15 @@ def diagnose(files: Files, layout: Layout) -> Diagnosis:
     identity = _identity_of(files, layout)
     end = _find_end(files, layout, identity)
     best = _best_witness(files, layout, identity, end)
-    in_the_way = [at for at in end.passed if at.base == end.base]
+    is_lost = best.durable > end.sequence
     findings: list[Finding] | None = None
-    if best.durable <= end.sequence and end.passed:
+    if end.passed and not is_lost:
         findings = _usable_with(files, layout, identity, end.sequence)
-        in_the_way = [*end.passed] if findings is None else []
-    if in_the_way and (best.durable > end.sequence or findings is None):
-        # A copy that is cut has no sidecar to pass over it.
-        end = in_the_way[0]
-        best = _best_witness(files, layout, identity, end)
+    if findings is None:
+        # A copy that is cut has no sidecar there to pass over it.
+        for first in [at for at in end.passed if at.base == end.base or not is_lost][:1]:
+            end = first
+            best = _best_witness(files, layout, identity, end)
     behind = _bytes_behind(files, layout, end)
     if findings is not None:
         return _usable(layout, end, best, behind, findings)
@@ -180,6 +180,8 @@ def _readable(files: Files, layout: Layout) -> list[str]:
     except BatpakError:
         return []
     follower.close()
+    if not follower.bound:
+        return []
     return [
         f"read what precedes: every event below {follower.bound} opens with mode r, "
         "unless verify names it"
@@ -215,8 +217,17 @@ def _usable(
         for found in findings
     ] or [f"no event, but a pad ({first.reason}, {_place(first.path, first.offset)})"]
     more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    damaged = {os.path.basename(path) for path in (first.path, *(f.file for f in findings))}
-    files = ", ".join(sorted(damaged)[:_NAMED])
+    torn = f" {behind} bytes behind the last event were never durable." if behind else ""
+    # An older state of the newest segment would lack events.
+    sealed = {first.path, *(found.file for found in findings)} - {layout.segment(end.base)}
+    names = ", ".join(os.path.basename(path) for path in sorted(sealed)[:_NAMED])
+    choices = [
+        "go on with the journal as it is: get and at refuse what is damaged, query may show it",
+        f"name all that is damaged, payloads too: batpak verify {layout.root}",
+    ]
+    if names:
+        back = "put back from a snapshot or a replica, while nobody has the journal open"
+        choices.append(f"{back}: {names}")
     return Diagnosis(
         "usable",
         end.sequence,
@@ -227,12 +238,8 @@ def _usable(
         best.name,
         behind,
         f"the journal opens, for reading and for writing. Damaged in it: "
-        f"{', '.join(named[:_NAMED])}{more}. All other records are valid.",
-        (
-            "go on with the journal as it is: only reading what is damaged raises an error",
-            f"restore from a snapshot or a replica, while nobody has the journal open: {files}",
-            f"name all that is damaged, payloads too: batpak verify {layout.root}",
-        ),
+        f"{', '.join(named[:_NAMED])}{more}. All other records are valid.{torn}",
+        tuple(choices),
     )
 
 
