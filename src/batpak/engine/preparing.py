@@ -83,7 +83,7 @@ class Preparer:
             given = iter(items)
         except TypeError as error:
             raise InvalidInput(
-                "the items of a commit are a list, or something else to go through",
+                "the items of a commit are an iterable of Items, such as a list",
                 field="items",
                 value=type(items).__name__,
                 advice="write append_many([Item(…), Item(…)])",
