@@ -168,6 +168,11 @@ class StoreConfig:
         0.75, "share of submit_capacity from which on `try_submit` refuses", "> 0 … 1"
     )
     max_open_files: int = _option(64, "sealed segments kept mapped at once", "4 … 65 536")
+    sync_mode: str = _option(
+        "data",
+        "how the log is synced: its bytes and length (fdatasync), or all that is known of the file",
+        '"data", "full"',
+    )
     sync_warning: float = _option(1.0, "seconds after which a slow sync is logged", "> 0")
     on_kind_collision: str = _option(
         "refuse", "when two payload classes claim one kind", '"refuse", "warn", "ignore"'
@@ -193,6 +198,7 @@ class StoreConfig:
         for name, allowed in (
             ("codec", ("salted", "plain", "encrypted")),
             ("verify", ("always", "content")),
+            ("sync_mode", ("data", "full")),
             ("on_kind_collision", ("refuse", "warn", "ignore")),
         ):
             if getattr(self, name) not in allowed:

@@ -122,6 +122,21 @@ def test_a_durable_append_is_synced_in_any_mode(tmp_path: Path, mode: str) -> No
         assert bounds(store) == (6, 6, 6)
 
 
+@pytest.mark.parametrize(
+    ("sync_mode", "asked"),
+    [("data", ("sync_data", "sync_file")), ("full", ("sync_file", "sync_data"))],
+)
+def test_the_log_is_synced_as_the_option_says(
+    tmp_path: Path, sync_mode: str, asked: tuple[str, str]
+) -> None:
+    with opened(tmp_path, sync_mode=sync_mode) as (store, files):
+        before = [files.count(name, FIRST) for name in asked]
+        for number in range(3):
+            assert note(store, number).durable
+        assert [files.count(name, FIRST) for name in asked] == [before[0] + 3, before[1]]
+        assert bounds(store) == (4, 4, 4)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_sync_covers_everything_and_then_has_nothing_to_do(tmp_path: Path, mode: str) -> None:
     with opened(tmp_path, durability=MODES[mode]) as (store, files):

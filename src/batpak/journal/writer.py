@@ -334,6 +334,7 @@ class Writer:
     ) -> None:
         self._files = files
         self._pwrite = files.pwrite
+        self._sync_log = files.sync_file if config.sync_mode == "full" else files.sync_data
         self._layout = layout
         self._config = config
         self._segment_max_bytes = config.segment_max_bytes
@@ -1167,7 +1168,7 @@ class Writer:
                 if whole_file:
                     self._files.sync_file(log.segment.fd)
                 else:
-                    self._files.sync_data(log.segment.fd)
+                    self._sync_log(log.segment.fd)
             except OSError as error:
                 # Never retried: after a failed fsync the page cache may show bytes
                 # that the disk does not hold.
