@@ -34,6 +34,7 @@ from batpak.proof.bundle import verify_bundle
 from batpak.proof.merkle import leaf_hash, verify_inclusion
 from batpak.proof.notes import COSIGNATURE, Key, Note, Policy
 from batpak.tlog.signing import sign_note
+from benchmarks.machine import creation_us
 
 KIND: Final = EventKind(0xF, 1)
 ENTITIES: Final = [Coordinate(f"entity:{n}", "bench") for n in range(100)]
@@ -61,6 +62,8 @@ def main() -> int:
     print(f"{os.cpu_count()} cores, load at the beginning {load:.1f}")
     print("wall: least / median / most, of many calls the ninth of ten; CPU: median")
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+        # A checkpoint over a million events makes 7 800 files.
+        print(f"creating a file here takes {creation_us(Path(folder)):.0f} µs")
         _store(Path(folder, "journal"), given.events, given.rounds)
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
         _large_tree(folder, given.leaves)
