@@ -117,9 +117,7 @@ def append(
         family = batpak.CorrelationId.from_bytes(parse_id(correlation))
     data = _standard_input() if json_payload is None else os.fsencode(json_payload)
     value = data if raw else _json_value(data)
-    ring = keyring_at(keyring)
-    codec = {} if ring is None else {"codec": "encrypted", "keyring": ring}
-    with open_to_write(journal, **codec) as store:
+    with _writing(journal, keyring) as store:
         if raw:
             receipt = store.append_raw(where, number, data, causation=cause, correlation=family)
         else:
@@ -128,6 +126,14 @@ def append(
         print(receipt.to_json())
         return
     print(f"{receipt.event_id} at {receipt.sequence}, durable")
+
+
+def _writing(journal: str, keyring: str | None) -> batpak.Store:
+    """The journal, open; with a keyring all payloads are encrypted."""
+    ring = keyring_at(keyring)
+    if ring is None:
+        return open_to_write(journal)
+    return open_to_write(journal, codec="encrypted", keyring=ring)
 
 
 def _standard_input() -> bytes:
@@ -179,12 +185,13 @@ def import_jsonl(
     batch: Annotated[
         int, typer.Option(min=1, max=65_536, metavar="N", help="Events in a commit.")
     ] = 1000,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Import a file of JSON lines: each object becomes an event's payload.
 
     Run again, also after a kill, it adds only what is new. A bad line stops the import
-    by its number; nothing of its batch is written.
+    by its number; nothing of its batch is written. With --keyring payloads are encrypted.
 
     In Python: batpak_cli.importers.jsonl.import_jsonl. With --json: the shape "import".
 
@@ -197,7 +204,10 @@ def import_jsonl(
     from batpak_cli.importers import jsonl
 
     mapping = jsonl.JsonlMapping(entity=entity, entity_field=entity_field, scope=scope, kind=number)
-    with open_to_write(journal) as store, terminal.Bar("import", unit="bytes", quiet=json) as bar:
+    with (
+        _writing(journal, keyring) as store,
+        terminal.Bar("import", unit="bytes", quiet=json) as bar,
+    ):
         report = jsonl.import_jsonl(
             store,
             file,
@@ -276,13 +286,14 @@ def import_csv(
     batch: Annotated[
         int, typer.Option(min=1, max=65_536, metavar="N", help="Events in a commit.")
     ] = 1000,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Import a CSV file: each row becomes an event's payload, its fields under the header's names.
 
     Values stay text but for columns with a type. Run again, also after a kill, it adds
     only what is new. A bad row stops the import by its line's number; nothing of its
-    batch is written.
+    batch is written. With --keyring payloads are encrypted.
 
     In Python: batpak_cli.importers.csv.import_csv. With --json: the shape "import".
 
@@ -308,7 +319,10 @@ def import_csv(
         kind=number,
         types=by_column,
     )
-    with open_to_write(journal) as store, terminal.Bar("import", unit="bytes", quiet=json) as bar:
+    with (
+        _writing(journal, keyring) as store,
+        terminal.Bar("import", unit="bytes", quiet=json) as bar,
+    ):
         report = csv.import_csv(
             store,
             file,
@@ -343,12 +357,14 @@ def import_git(
     batch: Annotated[
         int, typer.Option(min=1, max=65_536, metavar="N", help="Events in a commit, about.")
     ] = 1000,
+    keyring: KeyringOption = None,
     json: JsonOption = False,
 ) -> None:
     """Import a git history: each commit and each file that it changed is an event.
 
     Commits go to entity repo:<name>:<branch>, files to file:<path>, where / becomes :,
-    so that --entity file:src is a folder. Run again, it adds only what is new.
+    so that --entity file:src is a folder. Run again, it adds only what is new. With
+    --keyring payloads are encrypted.
 
     In Python: batpak_cli.importers.git.import_git. With --json: the shape "import".
 
@@ -358,7 +374,10 @@ def import_git(
     """
     from batpak_cli.importers import git
 
-    with open_to_write(journal) as store, terminal.Bar("import", unit="commits", quiet=json) as bar:
+    with (
+        _writing(journal, keyring) as store,
+        terminal.Bar("import", unit="commits", quiet=json) as bar,
+    ):
         report = git.import_git(
             store,
             repo,

@@ -776,6 +776,26 @@ def test_what_to_erase_is_said_in_one_way(own: Path) -> None:
     assert (system["events"], system["system"] > 0) == (0, True)
 
 
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_imports_encrypt_under_a_keyring_as_append_does(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    keys = tmp_path / "keys"
+    batpak("keyring", "new", keys)
+    (tmp_path / "some.jsonl").write_text('{"said": "the secret"}\n')
+    (tmp_path / "some.csv").write_text("said\nthe secret\n")
+    under: tuple[object, ...] = ("--keyring", keys)
+    if how == "environment":
+        monkeypatch.setenv("BATPAK_KEYRING", str(keys))
+        under = ()
+    for kind in ("jsonl", "csv"):
+        batpak("import", kind, own, tmp_path / f"some.{kind}", *under)
+    monkeypatch.delenv("BATPAK_KEYRING", raising=False)
+    assert b"the secret" not in b"".join(p.read_bytes() for p in (own / "segments").glob("*"))
+    assert "the secret" not in batpak("export", own).out
+    assert batpak("export", own, "--keyring", keys).out.count("the secret") == 2
+
+
 def test_payloads_are_encrypted_read_and_shredded_from_the_command_line(
     own: Path, tmp_path: Path
 ) -> None:
