@@ -116,7 +116,9 @@ SEGMENT = b"".join(
 )  # fmt: skip
 
 
-HIDDEN = re.compile(r"^clock is 0 where|^prev_hash is not the event hash of the entity")
+HIDDEN = re.compile(
+    r"^clock is \d+ where \d+ is expected|^prev_hash is not the event hash of the entity"
+)
 
 
 @target(max_bytes=4096)
@@ -125,8 +127,8 @@ def disposable_sidecar(data: bytes) -> None:
 
     A good segment with this sidecar beside it is refused by JournalCorrupt, or goes on:
     then, without any sidecar, both readers accept it, with every event that was there. Only
-    a forged table of names can hide an entity, so that its next event begins a new chain:
-    both readers name that event.
+    forged tables of names and rows can hide an entity or its latest events, so that its next
+    event begins a new chain, or goes on from an earlier event: both readers name that event.
     """
     if not data:
         return
