@@ -76,6 +76,8 @@ def test_an_expected_clock_is_that_of_the_last_event_and_nothing_else(
     assert error.entity == ALICE.entity
     assert error.expected == (None if expect is Expect.EMPTY else expect)
     assert error.actual == (length - 1 if length else None)
+    wanted = "without events" if expect is Expect.EMPTY else f"at clock {expect}"
+    assert error.what.startswith(f"{ALICE.entity} is not {wanted}: ")
     assert not error.retryable
 
 

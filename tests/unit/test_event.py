@@ -204,7 +204,8 @@ def test_no_extensions_are_an_empty_mapping() -> None:
 def test_what_is_no_class_or_position_is_refused_by_name(given: Any) -> None:
     found = event()
     for call in (found.route, found.decode):
-        with pytest.raises(InvalidInput, match="payload class") as caught:
+        wanted = rf"^{call.__name__}\(\) takes a payload class, not "
+        with pytest.raises(InvalidInput, match=wanted) as caught:
             call(given)
         assert caught.value.field == "cls"
     with pytest.raises(InvalidInput, match="takes a Position"):

@@ -45,6 +45,9 @@ def test_a_segment_header_comes_back_whole_with_its_checksum() -> None:
     assert found.crc == zlib.crc32(data[:124])
     assert found.refuses_writing() == 2
     assert SegmentHeader.decode(sealed(data, ro=(52, bytes(4))), "a file").refuses_writing() == 0
+    for bit in range(32):
+        one = sealed(data, ro=(52, struct.pack("<I", 1 << bit)))
+        assert SegmentHeader.decode(one, "a file").refuses_writing() == 1 << bit
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,16 @@ def test_each_commit_of_a_shared_write_is_a_record_of_its_own(tmp_path: Path) ->
     assert report.records - report.pads == report.events == 33
 
 
+def test_events_of_a_shared_write_are_a_tick_apart_where_time_stands_still(tmp_path: Path) -> None:
+    clock = FunctionClock(lambda: 1_700_000_000_000_000)
+    with opened(tmp_path / "journal", clock=clock) as (store, files):
+        with lined_up(store, files):
+            futures = [put(store, n) for n in range(5)]
+        first = store.append(ALICE, 5, kind=NOTE).hlc - 5
+        assert [future.result(WAIT).hlc for future in futures] == list(range(first, first + 5))
+        assert futures[0].result().hlc == store.at(1).row.hlc + 1
+
+
 def test_what_can_be_refused_is_committed_alone_and_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with opened(path) as (store, files):

@@ -82,6 +82,30 @@ def keys_in(ring: FileKeyring) -> int:
     return len(list(Path(ring.path).glob("*.key")))
 
 
+class Late(FileKeyring):
+    """Names once more the key that it named before, as to a thread that asked just before."""
+
+    stale: bytes | None = None
+
+    def key_for(self, coordinate: Coordinate, kind: int, key: bytes | None) -> bytes:
+        stale, self.stale = self.stale, None
+        return stale or super().key_for(coordinate, kind, key)
+
+
+def test_who_asked_for_a_key_just_before_it_was_shredded_gets_another_one(tmp_path: Path) -> None:
+    FileKeyring.create(tmp_path / "keys", files=DISK)
+    ring = Late(tmp_path / "keys", files=DISK)
+    with Store.open(tmp_path / "j", codec="encrypted", keyring=ring, files=DISK) as store:
+        store.append(ANN, {"secret": SECRET}, kind=KIND)
+        old = key_id(store, 1)
+        store.shred(Region(entity="user:ann"))
+        ring.stale = old
+        after = store.append(ANN, {"n": 2}, kind=KIND)
+        assert key_id(store, after.sequence) != old
+        assert store.at(after.sequence).value == {"n": 2}
+        assert shredded(store) == [1]
+
+
 @pytest.mark.proves("INV-SHREDDED-IS-REFUSED")
 @pytest.mark.parametrize("way", EVERY_READ)
 def test_a_shredded_payload_is_refused_in_every_way_to_read(
