@@ -312,6 +312,17 @@ def test_of_an_id_that_stands_twice_the_first_event_is_found() -> None:
     assert journal.find(b"sixteen bytes ab", 0) is None
 
 
+@pytest.mark.parametrize("number", [3, 5000])
+def test_ids_that_stand_twice_in_what_is_added_have_one_slot_each(number: int) -> None:
+    """A journal has none of these; a forged sidecar may."""
+    ids = [random.Random(n).randbytes(16) for n in range(number)]
+    entries = b"".join([ENTRY.pack(each, row, 0) for row, each in enumerate(ids * 2)])
+    table = KeyTable.for_count(2 * number)
+    assert table.add(entries, 0, 0)
+    assert table.count == number
+    assert [list(table.find(each)) for each in ids] == [[row] for row in range(number)]
+
+
 def test_what_is_no_sequence_below_the_bound_is_no_candidate() -> None:
     journal = Journal()
     journal.add(b"sixteen bytes ab")

@@ -178,6 +178,22 @@ def erased_of(path: Path) -> list[int]:
         return erased(reader)
 
 
+def test_a_segment_of_many_mebibytes_is_rewritten_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Store.open(path, files=DISK, segment_max_bytes=5 << 20) as store:
+        for n in range(20):
+            store.append(Coordinate("file:1", "room"), bytes([n]) * 300_000, kind=KIND)
+        assert store.stats().segments == 2
+        store.erase([store.at(3).event_id], reason="asked for")
+        assert [segment.payloads for segment in store.compact().segments] == [1]
+        assert not store.verify("full").findings
+    stranger = read_segment.read_journal(path)
+    assert not stranger.findings
+    with Store.open(path, mode="r") as reader:
+        values = [None if e.sequence == 3 else e.value for e in reader.query(Region(kind=KIND))]
+    assert values == [None if n == 2 else bytes([n]) * 300_000 for n in range(20)]
+
+
 def test_the_bytes_are_gone_after_compaction_and_only_those(store: Store, path: Path) -> None:
     victims = [e.sequence for e in store.query(Region(entity="player:2"))]
     kept = [e.raw for e in store if e.sequence not in victims]

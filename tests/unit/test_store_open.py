@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import stat
 import sys
 import warnings
@@ -665,6 +666,25 @@ def test_an_option_at_its_bounds_is_taken(tmp_path: Path, option: str, value: An
     with Store.open(tmp_path / "journal", **{option: value}) as store:
         first = 1 + len(store.signing_keys())
         assert store.append_raw(ALICE, NOTE, b"x").sequence == first
+
+
+def test_an_older_segment_of_another_history_is_refused(tmp_path: Path) -> None:
+    """Both are journals of one id: a copy went on by itself."""
+    ours, copy = tmp_path / "ours", tmp_path / "copy"
+    Store.open(ours, segment_max_bytes=4096).close()
+    shutil.copytree(ours, copy)
+    for path, text in ((ours, "a"), (copy, "b")):
+        with Store.open(path, segment_max_bytes=4096) as store:
+            for _ in range(9):
+                store.append(ALICE, text * 1000, kind=NOTE)
+            assert store.stats().segments >= 3
+    first = f"segments/{0:020}.seg"
+    shutil.copy(copy / first, ours / first)
+    with pytest.raises(JournalCorrupt) as caught:
+        Store.open(ours)
+    assert (caught.value.reason, caught.value.file) == (
+        "splice", str(sorted((ours / "segments").glob("*.seg"))[1]),
+    )  # fmt: skip
 
 
 def test_every_option_has_been_tried() -> None:
