@@ -141,6 +141,20 @@ def test_they_agree_on_a_changed_byte(
     both(copy, data.draw(st.sampled_from(LEVELS)))
 
 
+@pytest.mark.parametrize("section", ["names", "payloads"])
+def test_what_fills_a_section_up_is_zeros(journal: Path, copy: Path, section: str) -> None:
+    """A forger changes the last byte of each record in turn: padding, or what is hashed."""
+    whole = segment_of(journal).read_bytes()
+    for at, body, after in records(whole):
+        begin, end = (at + RECORD_HEADER, body) if section == "names" else (body, after)
+        if begin == end:
+            continue
+        changed = bytearray(whole)
+        changed[end - 1] ^= 0x40
+        segment_of(copy).write_bytes(resealed(changed))
+        assert both(copy, "full")[1:], f"the record at {at} is believed"
+
+
 def test_a_long_journal_is_named_to_the_event(tmp_path: Path) -> None:
     """More than one step of the form in columns, odd records between ordinary ones."""
     path = tmp_path / "journal"
