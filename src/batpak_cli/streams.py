@@ -91,6 +91,12 @@ def _checked(stream: TextIO | None, *, tells: bool) -> TextIO:
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     own = cast("io.TextIOWrapper", stream)
+    try:
+        # What stands in its buffer was written before what comes now.
+        own.flush()
+    except OSError:
+        # The checked stream meets the same, and tells of it.
+        pass
     checked = _Checked(
         own.buffer,
         encoding=own.encoding,
