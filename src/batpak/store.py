@@ -1307,7 +1307,11 @@ class Store(Reading):
             )
 
     def frontier(self) -> Frontier:
-        """All watermarks at one moment; they never go back. Raises StoreClosed, StoreForked."""
+        """All watermarks at one moment; they never go back.
+
+        The row of the oldest event that is not durable is read for its time. Raises StoreClosed,
+        StoreForked; StorageFailed and JournalCorrupt where that row can't be read.
+        """
         self._writer.readable()
         # Durable first: what is read later can only be further.
         durable = self._writer.durable
