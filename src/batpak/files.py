@@ -200,13 +200,27 @@ REAL: Files = RealFiles()  # type: ignore[assignment]  # Windows lacks pwrite, a
 
 
 def path_text(path: str | os.PathLike[str], field: str) -> str:
-    """A path as text. Raises InvalidInput for what is none, such as bytes."""
-    text = path.__fspath__() if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str):
+    """A path as text. Raises InvalidInput for what is none, such as bytes, or names nothing."""
+    try:
+        text: object = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text:
         raise InvalidInput(
-            "a path is text or a pathlib.Path", field=field, value=path,
-            advice="of bytes make one with os.fsdecode()",
+            "a path is a text or a Path, and not empty", field=field, value=path,
+            advice='"." is the current directory; os.fsdecode() makes a text of bytes',
         )  # fmt: skip
+    try:
+        is_name = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise InvalidInput(
+            "no file can have this name: it has a character that no system takes",
+            field=field,
+            value=path,
+            advice="check where the path comes from",
+        )
     return text
 
 

@@ -448,7 +448,7 @@ class Reading:
         if size is None:
             sizes = self.checkpoint_sizes()
             if not sizes:
-                raise _no_checkpoint("the journal has no checkpoint yet")
+                raise _no_checkpoint("the journal has no checkpoint yet", self._layout)
             size = sizes[-1]
         elif isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 63:
             raise InvalidInput(
@@ -526,7 +526,8 @@ class Reading:
         if checkpoint.size <= events[-1].sequence:
             raise _no_checkpoint(
                 f"the checkpoint over {checkpoint.size} events does not cover "
-                f"event {events[-1].sequence}"
+                f"event {events[-1].sequence}",
+                self._layout,
             )
         if since is not None and since.size > checkpoint.size:
             raise InvalidInput("`since` is newer than the checkpoint", field="since")
@@ -741,9 +742,10 @@ class Reading:
         return None
 
 
-def _no_checkpoint(what: str) -> NotCheckpointed:
+def _no_checkpoint(what: str, layout: Layout) -> NotCheckpointed:
     return NotCheckpointed(
-        what, advice="make one with Store.checkpoint(), or: batpak checkpoint JOURNAL --key FILE"
+        what,
+        advice=f"make one with Store.checkpoint(), or: batpak checkpoint {layout.root} --key FILE",
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from blake3 import blake3
 
 from batpak.errors import KeyFileRefused
-from batpak.files import REAL, Files, closing, refusal, write_all
+from batpak.files import REAL, Files, closing, path_text, refusal, write_all
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -75,7 +75,7 @@ class SigningKey:
 
         Raises KeyFileRefused (readable by others, no Ed25519 key …), StorageFailed.
         """
-        name: str = os.fspath(path)
+        name: str = path_text(path, "path")
         try:
             with closing(files, files.open(name, os.O_RDONLY)) as fd:
                 status = files.fstat(fd)
@@ -123,7 +123,7 @@ class SigningKey:
         )
 
         data = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        name: str = os.path.abspath(os.fspath(path))
+        name: str = os.path.abspath(path_text(path, "path"))
         try:
             fd = files.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with closing(files, fd):

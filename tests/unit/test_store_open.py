@@ -38,8 +38,10 @@ from batpak.errors import (
     StoreClosed,
     UnsupportedFeature,
 )
+from batpak.keyring import FileKeyring, LocalProvider
 from batpak.kinds import SYSTEM_CLOSE_COMPLETED, SYSTEM_OPEN_COMPLETED
 from batpak.payloads import isolated_registry, set_collision_policy
+from batpak.signing import SigningKey
 from tests.support.proofs import LATER, LOG, RECEIPTS
 from tests.watched_files import WatchedFiles
 
@@ -286,8 +288,9 @@ def test_a_replaced_lock_file_ends_writing_at_the_next_rotation(tmp_path: Path) 
 # --- places where no journal is ----------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [None, b"journal", 5])
+@pytest.mark.parametrize("path", [None, b"journal", 5, "", "jour\0nal", "\ud800"])
 def test_what_is_no_path_is_refused_by_name(tmp_path: Path, path: Any) -> None:
+    key = SigningKey.generate()
     with Store.open(tmp_path / "journal") as store:
         for field, ask in (
             ("path", lambda: Store.open(path)),
@@ -296,8 +299,14 @@ def test_what_is_no_path_is_refused_by_name(tmp_path: Path, path: Any) -> None:
             ("destination", lambda: store.fork(path)),
             ("destination", lambda: Store.restore(tmp_path / "snapshot", path)),
             ("snapshot", lambda: Store.restore(path, tmp_path / "new")),
+            ("path", lambda: SigningKey.load(path)),
+            ("path", lambda: key.save(path)),
+            ("path", lambda: FileKeyring(path)),
+            ("path", lambda: FileKeyring.create(path)),
+            ("path", lambda: LocalProvider(path)),
+            ("path", lambda: LocalProvider.create(path)),
         ):
-            with pytest.raises(InvalidInput, match="a path is text") as refused:
+            with pytest.raises(InvalidInput, match="a path is a text|no file can have") as refused:
                 ask()
             assert refused.value.field == field
 

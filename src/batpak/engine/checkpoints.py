@@ -117,7 +117,7 @@ def load_checkpoint(
 def _those_there(files: Files, layout: Layout) -> str:
     sizes = checkpoint_sizes(files, layout)
     if not sizes:
-        return "there is none at all; make one with: batpak checkpoint JOURNAL --key FILE"
+        return f"there is none at all; make one with: batpak checkpoint {layout.root} --key FILE"
     more = "…, " if len(sizes) > _SIZES_TOLD else ""
     return f"there are those over {more}{', '.join(map(str, sizes[-_SIZES_TOLD:]))}"
 
@@ -358,5 +358,6 @@ def _other_history(layout: Layout, latest: StoredCheckpoint) -> JournalCorrupt:
         first=0,
         last=latest.size - 1,
         witness=f"checkpoints/{os.path.basename(layout.checkpoint(latest.size))}",
-        advice="the journal was rewritten: restore it from a snapshot; run: batpak verify JOURNAL",
+        advice="the journal was rewritten: restore it from a snapshot; "
+        f"run: batpak verify {layout.root}",
     )

@@ -31,7 +31,7 @@ from batpak.index.growing import GrowingPart
 from batpak.index.parts import Slot
 from batpak.index.runs import Runs
 from batpak.journal.header import SegmentHeader
-from batpak.journal.layout import Layout
+from batpak.journal.layout import Layout, root_of
 from batpak.journal.reading import SegmentReader
 from batpak.journal.record import Record, check_body, salt_crc
 from batpak.journal.recovery import first_chain, walk
@@ -328,7 +328,7 @@ def _unlike(path: str, offset: int, sequence: int, reason: str) -> JournalCorrup
         sequence=sequence,
         reason=reason,
         first=sequence,
-        advice="run: batpak verify JOURNAL",
+        advice=f"run: batpak verify {root_of(path)}",
     )
 
 

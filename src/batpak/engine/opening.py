@@ -276,7 +276,7 @@ def _open_locked(
                 field="origin",
                 value=config.origin,
                 advice="leave origin= out; a fork gets an origin of its own: "
-                "batpak fork JOURNAL DEST --origin NAME",
+                f"batpak fork {layout.root} DEST --origin NAME",
             )
         found = survey(files, layout, identity)
     for segment in found.segments:

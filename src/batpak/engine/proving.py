@@ -124,7 +124,8 @@ class Prover:
                 reason="checkpoint-root",
                 first=0,
                 last=size - 1,
-                advice="the journal was rewritten, or the checkpoint: run: batpak verify JOURNAL",
+                advice="the journal was rewritten, or the checkpoint: "
+                f"run: batpak verify {self._layout.root}",
             )
         return found
 

@@ -402,7 +402,8 @@ def _disagrees(reader: LogReader, slot: Slot, row: int) -> JournalCorrupt:
         reason="event-hash",
         first=sequence,
         last=sequence,
-        advice="run: batpak verify JOURNAL; delete the .idx file if the segment is good",
+        advice=f"run: batpak verify {reader.pool.root}; "
+        "delete the .idx file if the segment is good",
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 
-from batpak.errors import InvalidInput
+from batpak.files import path_text
 
 __all__ = [
     "Layout",
     "checkpoint_name",
     "parse_checkpoint_name",
     "parse_segment_name",
+    "root_of",
     "segment_name",
     "sidecar_name",
 ]
@@ -46,27 +47,16 @@ def parse_checkpoint_name(name: str) -> int | None:
     return _number(_CHECKPOINT.match(name))
 
 
+def root_of(segment: str) -> str:
+    """The journal's directory, of the path of one of its segments."""
+    return os.path.dirname(os.path.dirname(segment))
+
+
 def _number(match: re.Match[str] | None) -> int | None:
     if match is None:
         return None
     number = int(match.group(1))
     return number if number <= _MAX_SEQUENCE else None
-
-
-def _checked(root: str | os.PathLike[str]) -> str:
-    """Raises InvalidInput for what names no directory."""
-    try:
-        path: object = os.fspath(root)
-    except TypeError:
-        path = None
-    if isinstance(path, str) and path:
-        return path
-    raise InvalidInput(
-        "a journal's path is a text or a Path, and not empty",
-        field="path",
-        value=root,
-        advice='"." is the current directory; os.fsdecode() makes a text of bytes',
-    )
 
 
 class Layout:
@@ -78,7 +68,7 @@ class Layout:
     )  # fmt: skip
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root: str = os.path.abspath(_checked(root))
+        self.root: str = os.path.abspath(path_text(root, "path"))
         self.identity = os.path.join(self.root, "journal.json")
         self.lock = os.path.join(self.root, "journal.lock")
         self.segments = os.path.join(self.root, "segments")

@@ -18,6 +18,7 @@ from batpak.errors import JournalCorrupt
 from batpak.event import Row
 from batpak.files import Files, closing, write_all
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
+from batpak.journal.layout import root_of
 from batpak.journal.reading import SegmentReader
 from batpak.journal.record import (
     ERASED,
@@ -94,7 +95,7 @@ def _not_whole(source: SegmentReader, problem: Invalid, sequence: int) -> Journa
         sequence=sequence,
         reason=problem.reason,
         first=sequence,
-        advice="run: batpak verify JOURNAL",
+        advice=f"run: batpak verify {root_of(source.path)}",
     )
 
 

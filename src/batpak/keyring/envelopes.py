@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final, Protocol, Self, runtime_checkable
 
 from batpak.errors import BatpakError, KeyringFailed, KeyringRefused
-from batpak.files import REAL, Files, closing, refusal, write_all
+from batpak.files import REAL, Files, closing, path_text, refusal, write_all
 from batpak.keyring.files import MAX_KEPT, FileKeyring, check_outside_journals
 from batpak.keyring.policies import Policy
 
@@ -112,7 +112,7 @@ class LocalProvider:
         """Use the master key in a file. Raises KeyringRefused, StorageFailed."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        self.path: Final[str] = os.path.abspath(os.fspath(path))
+        self.path: Final[str] = os.path.abspath(path_text(path, "path"))
         try:
             with closing(files, files.open(self.path, os.O_RDONLY)) as fd:
                 mode = files.fstat(fd).st_mode
@@ -135,7 +135,7 @@ class LocalProvider:
 
         Raises KeyringRefused when it is there already, or inside a journal, StorageFailed.
         """
-        name: str = os.path.abspath(os.fspath(path))
+        name: str = os.path.abspath(path_text(path, "path"))
         check_outside_journals(name, files)
         try:
             fd = files.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

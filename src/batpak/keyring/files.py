@@ -27,6 +27,7 @@ from batpak.files import (
     TEMPORARY_SUFFIX,
     Files,
     closing,
+    path_text,
     read_small,
     refusal,
     wall_us,
@@ -95,7 +96,7 @@ class FileKeyring(KeyringBase):
 
     def __init__(self, path: str | os.PathLike[str], *, files: Files = REAL) -> None:
         """Open a keyring. Raises KeyringRefused (missing, no keyring …), StorageFailed."""
-        self.path: Final[str] = os.path.abspath(os.fspath(path))
+        self.path: Final[str] = os.path.abspath(path_text(path, "path"))
         self._files = files
         super().__init__(self._read_config())
 
@@ -114,7 +115,7 @@ class FileKeyring(KeyringBase):
         """
         if not isinstance(policy, Policy):
             raise _refused("policy= is a Policy", "", "policy", "write policy=Policy.ENTITY")
-        name: str = os.path.abspath(os.fspath(path))
+        name: str = os.path.abspath(path_text(path, "path"))
         check_outside_journals(name, files)
         config = {"format": 1, "policy": policy.value, "keys": cls._KEPT_AS}
         try:
