@@ -696,7 +696,7 @@ class Store(Reading):
         if expect is None and unless is None:
             return None
         expected = check_conditions(expect, unless)
-        if self._are_written(events):
+        if events[0].key is not None and self._are_written(events):
             return None
         return guard_of(self._reader, self._writer, expected, unless)
 

@@ -34,9 +34,7 @@ class Guard:
         self._writer = writer
         self._expected = expected
         self._low = 0 if unless is None or unless.after is None else unless.after + 1
-        self._ruled_out = (
-            [] if unless is None else [(region, Query.of(region)) for region in unless.regions]
-        )
+        self._ruled_out = () if unless is None else unless.regions
         self.refusal: ConditionFailed | None = None
         """What the first look found; the second raises it, unless keys are known by then."""
 
@@ -63,15 +61,16 @@ class Guard:
                 raise unexpected(name, actual, clock)
         if self.refusal is not None:
             raise self.refusal
-        if self._low < written:
-            self._search(written)
+        self._search(written)
 
     def _search(self, written: int) -> None:
-        for region, query in self._ruled_out:
-            found = self._reader.first_match(query, self._low, written)
+        if self._low >= written:
+            return
+        for region in self._ruled_out:
+            found = self._reader.first_match(Query.of(region), self._low, written)
             if found is not None:
                 raise _ruled_out(region, found)
-        self._low = max(self._low, written)
+        self._low = written
 
 
 def guard_of(

@@ -103,6 +103,9 @@ class KeyTable:
 
     def find(self, event_id: bytes) -> Sequence[int]:
         """Sequences that may have this id, ascending; none when no row added has it."""
+        if not self.count:
+            # Until a first segment is sealed, which many journals never do.
+            return ()
         hashed = (_number(event_id, "big") * self.multiplier & _MASK128) >> 67
         slots = self._slots
         at = hashed * self._units >> self._shift
