@@ -310,10 +310,6 @@ def without_a_parent(path: Path) -> str:
     return str(path / "deep" / "copy")
 
 
-def a_nul(path: Path) -> str:
-    return f"{path}\0"
-
-
 def a_strange_building_place(path: Path) -> str:
     (path.parent / f"{path.name}.tmp").mkdir()
     (path.parent / f"{path.name}.tmp" / "journal.json").write_text("somebody's journal")
@@ -322,7 +318,7 @@ def a_strange_building_place(path: Path) -> str:
 
 PLACES = (
     occupied, a_file, a_link, a_dangling_link, inside, inside_by_a_link, itself,
-    without_a_parent, a_nul, a_strange_building_place,
+    without_a_parent, a_strange_building_place,
 )  # fmt: skip
 
 

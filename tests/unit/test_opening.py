@@ -49,14 +49,6 @@ def descriptors() -> int:
 # --- places ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["rw", "r"])
-def test_a_path_with_a_nul_is_refused_by_name(tmp_path: Path, mode: Any) -> None:
-    with pytest.raises(NotAJournal) as caught:
-        Store.open(f"{tmp_path}/a\0b", mode=mode)
-    assert caught.value.file == f"{tmp_path}/a\0b"
-    assert "NUL" in caught.value.what
-
-
 def test_a_network_file_system_is_refused_unless_it_is_insisted_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

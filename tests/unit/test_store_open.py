@@ -306,7 +306,7 @@ def test_what_is_no_path_is_refused_by_name(tmp_path: Path, path: Any) -> None:
             ("path", lambda: LocalProvider(path)),
             ("path", lambda: LocalProvider.create(path)),
         ):
-            with pytest.raises(InvalidInput, match="a path is a text|no file can have") as refused:
+            with pytest.raises(InvalidInput, match=r"a path is a text|no file can have") as refused:
                 ask()
             assert refused.value.field == field
 

@@ -54,8 +54,6 @@ def check_destination(files: Files, destination: str, source: str) -> None:
 
 def _obstacle(files: Files, destination: str, source: str) -> str:
     """Why nothing can be made there; empty where something can."""
-    if "\0" in destination:
-        return "a path has no NUL"
     if os.path.islink(destination):
         return "a link is no place for a copy: name the directory that it leads to"
     if _is_inside(destination, source):
