@@ -46,6 +46,7 @@ from batpak.event import (
 from batpak.gates import Denial, DenialPayload, Evaluation, Verdict
 from batpak.index.growing import GrowingPart
 from batpak.index.keytable import KeyTable, capacity_for
+from batpak.journal.applying import apply_record
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
 from batpak.journal.identity import Ancestor, Identity
@@ -63,7 +64,6 @@ from batpak.journal.record import (
     seal_commit,
 )
 from batpak.journal.sidecar import ARRAYS, SIDECAR_PREFIX_SIZE, SidecarHeader, encode_sidecar
-from batpak.journal.writer import apply_record
 from batpak.keyring.files import encode_key_file
 from batpak.kinds import EventKind
 from batpak.receipt import encode_extensions

@@ -79,8 +79,9 @@ from batpak.files import REAL, Files, path_text
 from batpak.ids import EventId
 from batpak.index.runs import Runs
 from batpak.items import Expect, Id, Item, Key, Unless
+from batpak.journal.commits import Known, Prepared
 from batpak.journal.layout import Layout
-from batpak.journal.writer import Known, Prepared, Writer
+from batpak.journal.writer import Writer
 from batpak.kinds import EventKind
 from batpak.reading import (
     Ancestry,

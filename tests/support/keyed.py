@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from batpak import Coordinate, Store
 from batpak.event import CODEC_PLAIN
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 
 COORDINATE = Coordinate("keyed:one", "scope")
 

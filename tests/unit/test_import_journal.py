@@ -36,7 +36,7 @@ from batpak.errors import (
 )
 from batpak.event import CODEC_PLAIN, Event
 from batpak.gates import Denial
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.keyring import FileKeyring
 from batpak.kinds import SYSTEM_DENIAL
 from batpak.receipt import encode_extensions

@@ -39,7 +39,7 @@ from batpak.errors import (
     StoreClosed,
 )
 from batpak.index.runs import Runs
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from tests.support.faulty_files import DISK, Fault, FaultyFiles, RecordingFiles, UnsyncedFiles
 from tools import read_segment
 

@@ -38,7 +38,7 @@ from batpak.errors import (
     PayloadShredded,
     StoreClosed,
 )
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.keyring import FileKeyring, Policy
 from batpak.kinds import SYSTEM_KEY_SHREDDED
 from batpak.proof.bundle import verify_bundle

@@ -14,7 +14,7 @@ from batpak import AppendReceipt, Denial, DenialReceipt, Durability, EventKind, 
 from batpak.engine.system import LIFECYCLE
 from batpak.errors import InvalidInput, KeyNotInForce, StoreClosed
 from batpak.ids import EventId
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.kinds import SYSTEM_KEY_ADDED
 from batpak.receipt import Invalid, Reason, ReceiptKey, Signed, UnsignedAccepted
 from batpak.signing import SigningKey

@@ -32,10 +32,11 @@ from batpak.errors import (
 )
 from batpak.event import CODEC_PLAIN, FLAG_KEYED, content_hash, id_of_hlc
 from batpak.journal import writer as writing
+from batpak.journal.commits import Prepared
 from batpak.journal.header import SegmentHeader
 from batpak.journal.layout import Layout
 from batpak.journal.record import salt_crc, seal_commit
-from batpak.journal.writer import MAX_CLOCK, Prepared
+from batpak.journal.writer import MAX_CLOCK
 from tests.fuzz.mending import mend_segment
 from tests.fuzz.targets.journals import IDENTITY
 from tests.support.faulty_files import DISK

@@ -27,8 +27,9 @@ from batpak.errors import (
     WaitTimeout,
 )
 from batpak.event import Event, EventSummary, PayloadState
+from batpak.journal.commits import Committed, Guard, Known, Prepared
 from batpak.journal.group import Request
-from batpak.journal.writer import Committed, Guard, Known, Prepared, Writer
+from batpak.journal.writer import Writer
 from batpak.kinds import SYSTEM_DENIAL
 from batpak.receipt import AppendReceipt, DenialReceipt
 

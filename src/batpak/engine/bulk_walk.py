@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from batpak.errors import BatpakError
 from batpak.event import NO_HASH
 from batpak.index.growing import GrowingPart
+from batpak.journal.commits import Head
 from batpak.journal.header import SegmentHeader
 from batpak.journal.record import Chain, Read, salt_crc
 from batpak.journal.recovery import Taken, Witness
-from batpak.journal.writer import Head
 
 if TYPE_CHECKING:
     from batpak.engine.bulk_check import Pace, Past, Seal

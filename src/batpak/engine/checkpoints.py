@@ -34,8 +34,8 @@ from batpak.errors import (
 )
 from batpak.files import Files, read_small, refusal, replace_file
 from batpak.index.query import Query
+from batpak.journal.commits import Prepared
 from batpak.journal.layout import Layout
-from batpak.journal.writer import Prepared
 from batpak.kinds import SYSTEM_LOG_CHECKPOINT
 from batpak.proof.notes import ED25519, Checkpoint, Key, Note, Signature
 from batpak.tlog.trees import tree_root

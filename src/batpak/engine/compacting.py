@@ -30,6 +30,8 @@ from batpak.files import TEMPORARY_SUFFIX, Files, refusal
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Slot
 from batpak.index.runs import Runs
+from batpak.journal.applying import apply_record
+from batpak.journal.commits import Head
 from batpak.journal.header import SegmentHeader
 from batpak.journal.layout import Layout, root_of
 from batpak.journal.reading import SegmentReader
@@ -37,7 +39,7 @@ from batpak.journal.record import Record, check_body, salt_crc
 from batpak.journal.recovery import first_chain, walk
 from batpak.journal.rewriting import rewrite_segment
 from batpak.journal.sidecar import SidecarHeader
-from batpak.journal.writer import Head, Writer, apply_record
+from batpak.journal.writer import Writer
 from batpak.receipt import AppendReceipt
 
 __all__ = [

@@ -27,7 +27,7 @@ from batpak.errors import (
     InvalidInput,
 )
 from batpak.event import Event, PayloadState
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.kinds import SYSTEM_DENIAL
 from batpak.receipt import encode_extensions
 

@@ -34,7 +34,7 @@ from batpak.event import CODEC_PLAIN, Event, EventSummary
 from batpak.ids import EventId
 from batpak.index.query import Query
 from batpak.index.runs import Runs
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.kinds import SYSTEM_ERASURE, EventKind
 from batpak.receipt import AppendReceipt
 

@@ -38,6 +38,8 @@ from batpak.event import NO_HASH
 from batpak.files import Files, closing, is_directory, refusal
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
+from batpak.journal.applying import apply_record
+from batpak.journal.commits import Head
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.layout import Layout
 from batpak.journal.reading import SegmentPool, SegmentReader, SegmentReplaced
@@ -52,7 +54,6 @@ from batpak.journal.record import (
     salt_crc,
 )
 from batpak.journal.recovery import Witness, first_chain, last_nonzero, walk
-from batpak.journal.writer import Head, apply_record
 
 if TYPE_CHECKING:
     from batpak.index.mapped import MappedPart

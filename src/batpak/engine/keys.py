@@ -20,7 +20,7 @@ from batpak.engine.system import LIFECYCLE, key_added_event
 from batpak.errors import CanonicalError, InvalidInput
 from batpak.event import Event
 from batpak.index.query import Query
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.kinds import SYSTEM_KEY_ADDED, SYSTEM_KEY_RETIRED
 from batpak.proof.merkle import MAX_SIZE
 from batpak.receipt import ReceiptKey

@@ -66,6 +66,8 @@ from batpak.files import (
 )
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
+from batpak.journal.applying import apply_record
+from batpak.journal.commits import Head
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
 from batpak.journal.identity import FORMAT, Identity
@@ -74,15 +76,9 @@ from batpak.journal.quarantine import quarantine
 from batpak.journal.reading import SegmentPool
 from batpak.journal.record import Chain, Record, salt_crc
 from batpak.journal.recovery import Tail, Taken, Witness, first_chain, judge_tail
+from batpak.journal.state import Log, Segment
 from batpak.journal.tally import Written
-from batpak.journal.writer import (
-    Head,
-    Log,
-    Segment,
-    Writer,
-    apply_record,
-    create_segment,
-)
+from batpak.journal.writer import Writer, create_segment
 
 __all__ = [
     "Opened",
@@ -182,8 +178,6 @@ def check_place(files: Files, layout: Layout, config: StoreConfig) -> None:
     StorageFailed where the path can't be looked at: that says nothing of what it is.
     """
     root = layout.root
-    if "\0" in root:
-        raise NotAJournal("a path has no NUL", file=root, advice="name another path")
     if _is_something_else(files, root):
         raise NotAJournal(
             "a journal is a directory, and this is a file", file=root, advice="name another path"

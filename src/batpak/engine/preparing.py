@@ -46,7 +46,7 @@ from batpak.event import (
 )
 from batpak.ids import CausationId, CorrelationId, EventId, Id128
 from batpak.items import Expect, Id, Item, Key, Prior
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.kinds import DATA, SYSTEM_DENIAL, EventKind
 from batpak.receipt import encode_extensions
 

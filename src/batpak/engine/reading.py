@@ -32,10 +32,10 @@ from batpak.event import (
 from batpak.index.parts import Index, Slot
 from batpak.index.query import Query
 from batpak.index.runs import Runs
+from batpak.journal.commits import Head
 from batpak.journal.header import HEADER_SIZE
 from batpak.journal.reading import Positional, SegmentPool, SegmentReader, SegmentReplaced
 from batpak.journal.record import DETACHED, RECORD_HEADER_SIZE, decode_header, salt_crc
-from batpak.journal.writer import Head
 
 __all__ = ["LogReader"]
 

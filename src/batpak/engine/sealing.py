@@ -22,8 +22,9 @@ from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 from batpak.journal.reading import SegmentPool
 from batpak.journal.sidecar import SidecarHeader, decode_sidecar_header, encode_sidecar
+from batpak.journal.state import Log
 from batpak.journal.telling import told
-from batpak.journal.writer import Log, Writer
+from batpak.journal.writer import Writer
 
 if TYPE_CHECKING:
     from batpak.index.columns import Columns

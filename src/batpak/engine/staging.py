@@ -26,8 +26,8 @@ from batpak.errors import (
 )
 from batpak.event import ROW_SIZE
 from batpak.items import Id, Item, Key, Prior
+from batpak.journal.commits import Prepared
 from batpak.journal.record import MAX_RECORD_BYTES
-from batpak.journal.writer import Prepared
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt
 

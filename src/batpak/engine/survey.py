@@ -17,6 +17,8 @@ from batpak.files import Files, closing, read_small, refusal
 from batpak.index.growing import GrowingPart
 from batpak.index.mapped import MappedPart
 from batpak.index.parts import Index
+from batpak.journal.applying import apply_record
+from batpak.journal.commits import Head
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import HINT_SIZE, Hint
 from batpak.journal.identity import Identity
@@ -41,7 +43,6 @@ from batpak.journal.sidecar import (
     decode_sidecar_header,
     sidecar_bytes,
 )
-from batpak.journal.writer import Head, apply_record
 
 _READ_WHOLE = 1 << 20
 """Sidecars up to this length are read into memory, larger ones mapped."""

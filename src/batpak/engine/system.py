@@ -14,7 +14,7 @@ from batpak.coordinate import Coordinate
 from batpak.errors import CanonicalError
 from batpak.event import CODEC_PLAIN
 from batpak.index.runs import Runs
-from batpak.journal.writer import Prepared
+from batpak.journal.commits import Prepared
 from batpak.kinds import EventKind
 
 __all__ = [

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from batpak.index.columns import Columns, Tally
-    from batpak.journal.writer import Committed, Prepared
+    from batpak.journal.commits import Committed, Prepared
 
     Rows = npt.NDArray[np.uint32]
     """Row numbers within a part, ascending."""

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 import msgspec
 from blake3 import blake3
@@ -46,16 +46,10 @@ from batpak.errors import (
     StoreForked,
 )
 from batpak.event import (
-    CONTENT_PREFIX,
     EVENT_PREFIX,
-    FLAG_KEYED,
     NO_HASH,
-    NO_ID,
-    ROW_CONTENT,
     ROW_PLACE,
     ROW_SIZE,
-    ROW_VERSION,
-    event_hash,
     is_foreign,
 )
 from batpak.files import (
@@ -66,7 +60,9 @@ from batpak.files import (
     wall_us,
     write_all,
 )
-from batpak.journal.background import Worker, gate, opened
+from batpak.journal.applying import IndexSink, apply_record
+from batpak.journal.commits import Committed, Guard, Head, Known, Prepared
+from batpak.journal.flushing import Flusher
 from batpak.journal.group import GroupCommit, Request
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import encode_hint
@@ -77,28 +73,17 @@ from batpak.journal.record import (
     RECORD_HEADER_SIZE,
     Chain,
     Invalid,
-    Record,
     build_pad,
     check_body,
     read_record,
     salt_crc,
     seal_commit,
 )
+from batpak.journal.state import Durable, Log, PendingRotation, Segment
 from batpak.journal.tally import Reserving, Syncs
-from batpak.journal.telling import Untold, told
+from batpak.journal.telling import Untold
 
-__all__ = [
-    "Committed",
-    "Guard",
-    "Head",
-    "IndexSink",
-    "Known",
-    "Log",
-    "Prepared",
-    "Writer",
-    "apply_record",
-    "unexpected",
-]
+__all__ = ["MAX_CLOCK", "Writer", "create_segment", "unexpected"]
 
 logger = logging.getLogger("batpak.journal")
 
@@ -112,203 +97,6 @@ _RANDOM_IDS: Final = 512
 _RANDOMS = struct.Struct(f">{_RANDOM_IDS}Q")
 _VARIANT = bytes(0x80 | byte & 3 for byte in range(256))
 """Of the first byte of an id's low half: the variant, no counter, two random bits."""
-
-
-class Sealing(Protocol):
-    """What makes an envelope that depends on the event's id, and its content hash."""
-
-    @property
-    def payload(self) -> bytes: ...
-    def sealed(self, event_id: bytes, /) -> tuple[bytes, bytes]: ...
-
-
-class Prepared(msgspec.Struct, gc=False):
-    """One event before it has a place: everything that is known without the lock.
-
-    Of an encrypted one, envelope and content hash are made when its id is known, each time
-    that it is committed anew; nothing else is ever changed.
-    """
-
-    coordinate: Coordinate
-    kind: int
-    content: bytes
-    """The part of the row that does not depend on the event's place (ROW_CONTENT)."""
-    envelope: bytes
-    metadata: bytes
-    correlation_id: bytes | int | None
-    """None: its own id. An integer names an earlier event of the commit, here and below."""
-    causation_id: bytes | int
-    key: bytes | None
-    extensions: bytes
-    expect: int | None = None
-    """The clock that the event has to get, if it was asked for."""
-    sealing: Sealing | None = None
-    """Set for an encrypted payload. Until it is sealed, the envelope is zeros, of its length."""
-
-    def seal(self, event_id: bytes) -> None:
-        """Make the envelope for this id; under the append lock. Raises KeyShredded."""
-        assert self.sealing is not None, "asked before"
-        self.envelope, digest = self.sealing.sealed(event_id)
-        self.content = self.content[:-32] + digest
-
-    @property
-    def content_hash(self) -> bytes:
-        """The row's content hash."""
-        return self.content[-32:]
-
-    @property
-    def payload_version(self) -> int:
-        """The row's payload version."""
-        return ROW_CONTENT.unpack(self.content)[4]
-
-    @classmethod
-    def of(
-        cls,
-        coordinate: Coordinate,
-        kind: int,
-        payload_version: int,
-        codec: int,
-        envelope: bytes,
-        *,
-        extensions: bytes = b"",
-        flags: int = 0,
-        lane: int = 0,
-        depth: int = 0,
-        correlation_id: bytes | int | None = None,
-        causation_id: bytes | int = NO_ID,
-        key: bytes | None = None,
-        sealing: Sealing | None = None,
-    ) -> Prepared:
-        """An event with this payload, its envelope hashed here."""
-        entity, scope = coordinate.entity_bytes, coordinate.scope_bytes
-        content = ROW_CONTENT.pack(
-            lane, depth, len(extensions), kind, payload_version,
-            flags if key is None else flags | FLAG_KEYED,
-            len(entity), len(scope), ROW_VERSION, codec, len(envelope), 0,
-            blake3(CONTENT_PREFIX[codec] + envelope).digest(),
-        )  # fmt: skip
-        return cls(
-            coordinate, kind, content, envelope, entity + scope + extensions, correlation_id,
-            causation_id, key, extensions, None, sealing,
-        )  # fmt: skip
-
-
-Head = tuple[int, bytes]
-"""Where an entity's stream ends: the clock of its next event, the hash of its last."""
-
-Committed = tuple[int, bytes, int, int, bytes, bytes]
-"""What a commit gave one event: sequence, id, HLC, clock, event hash, prev_hash."""
-
-
-class Known(Exception):  # no failure: how a commit says that there was none
-    """All keys of a commit are ids of events: nothing is written. `sequences` has them."""
-
-    def __init__(self, sequences: Sequence[int]) -> None:
-        super().__init__()
-        self.sequences = sequences
-
-
-Guard = Callable[[int], None]
-"""Called under the append lock with the written bound; raises Conflict to refuse a commit."""
-
-
-class Segment(msgspec.Struct, gc=False):
-    """The newest segment, open for writing. `allocated` is where its reserved space ends."""
-
-    header: SegmentHeader
-    fd: int
-    salt_state: int
-    path: str
-    allocated: int
-
-
-class PendingRotation(msgspec.Struct, frozen=True, gc=False):
-    """A segment with this header may stand under its temporary or its final name."""
-
-    header: SegmentHeader
-
-
-class Log(msgspec.Struct, frozen=True, gc=False):
-    """The state between two commits: where the next record goes and what it has to fit."""
-
-    segment: Segment
-    end: int
-    sequence: int
-    prev_crc: int
-    hlc: int
-    record_offset: int
-    records: int
-    last_hash: bytes
-    epoch: int
-    pending: PendingRotation | None = None
-
-
-class Durable(msgspec.Struct, frozen=True, gc=False):
-    """A bound that is known to be synced, and the HLC of its last event."""
-
-    sequence: int
-    hlc: int
-
-
-class IndexSink(Protocol):
-    """Where written events are made findable. Adding one twice equals adding it once."""
-
-    def add_many(
-        self,
-        row_offset: int,
-        envelope_offset: int,
-        events: Sequence[Prepared],
-        committed: Sequence[Committed],
-        /,
-    ) -> None: ...
-
-    def add(
-        self,
-        sequence: int,
-        event_hash: bytes,
-        row_offset: int,
-        metadata_offset: int,
-        envelope_offset: int,
-        entity: bytes,
-        scope: bytes,
-        kind: int,
-        clock: int,
-        hlc: int,
-        foreign_id: bytes | None,
-        /,
-    ) -> None: ...
-
-
-def apply_record(
-    record: Record,
-    read: Callable[[int, int], bytes],
-    index: IndexSink,
-    heads: dict[bytes, Head],
-) -> bytes:
-    """Make a record's events findable and move the heads; returns the last event's hash.
-
-    Recovery and the resolution of an interrupted write come through here; it sets the
-    very values that a commit sets.
-    """
-    digest = NO_HASH
-    for event in record.events(read):
-        row = event.row
-        digest = event_hash(event.row_bytes, event.metadata)
-        index.add(
-            row.sequence,
-            digest,
-            event.row_offset,
-            event.metadata_offset,
-            event.envelope_offset,
-            event.entity,
-            event.scope,
-            row.kind,
-            row.clock,
-            row.hlc,
-            row.event_id if is_foreign(row.event_id, row.hlc) else None,
-        )
-        heads[event.entity] = (row.clock + 1, digest)
-    return digest
 
 
 class Writer:
@@ -377,7 +165,7 @@ class Writer:
         self.syncs = Syncs()
         self._group = GroupCommit(self.commit_together, self._sync_once)
         every = config.durability
-        self._flusher = _Flusher(self, every) if isinstance(every, Every) else None
+        self._flusher = Flusher(self, every) if isinstance(every, Every) else None
 
     # --- what readers and callers ask ---------------------------------------
 
@@ -1390,83 +1178,3 @@ def create_segment(files: Files, layout: Layout, header: SegmentHeader) -> None:
     files.rename(temporary, path)
     # Crash before this: the name may be lost; nothing in the segment was acknowledged.
     files.sync_directory(layout.segments)
-
-
-class _Flusher:
-    """The one thread of `Durability.EVERY`: syncs what an idle writer left waiting."""
-
-    def __init__(self, writer: Writer, every: Every) -> None:
-        self._writer = writer
-        self._every = every
-        self._worker = Worker("batpak-flusher", self._run)
-        self._wake = gate()
-        """Where the thread waits for something to become due, or for it to be due."""
-        self._mutex = threading.Lock()
-        # guarded by _mutex
-        self._due: float | None = None
-        self._stopped = False
-
-    def note_write(self, waiting: int) -> None:
-        """Called after each commit with the number of events that are not durable yet."""
-        if waiting >= self._every.events:
-            self._writer.sync()
-            return
-        if self._due is not None:
-            return
-        due = time.monotonic() + self._every.ms / 1000
-        with self._mutex:
-            if self._due is None and not self._stopped:
-                # Last what the thread looks for: Ctrl-C leaves none that nobody looks at.
-                self._worker.start()
-                opened(self._wake)
-                self._due = due
-
-    def _run(self) -> None:
-        while True:
-            with self._mutex:
-                due, is_over = self._due, self._stopped
-            if is_over:
-                return
-            left = None if due is None else due - time.monotonic()
-            if left is None:
-                self._wake.acquire()
-                continue
-            if left > 0:
-                self._wake.acquire(timeout=left)
-                continue
-            with self._mutex:
-                self._due = None
-            try:
-                self._writer.sync()
-            except Exception as error:  # noqa: BLE001  # nobody else hears of it
-                if not self._goes_on(error):
-                    return
-
-    def _goes_on(self, error: Exception) -> bool:
-        """Tell of a sync that failed; whether it is tried again, an interval later."""
-        if self._stopped:
-            return False
-        told(
-            lambda: logger.error(
-                "the interval sync failed: %s", str(error),
-                extra={"code": "interval-sync-failed", "error": str(error)},
-            )
-        )  # fmt: skip
-        if self._writer.is_over:
-            # The journal is poisoned: the next append says so.
-            return False
-        # Such as a caller's clock that failed. What is written stays due.
-        with self._mutex:
-            self._due = time.monotonic() + self._every.ms / 1000
-        return True
-
-    def abandon(self) -> None:
-        """The thread ends when it can; nobody waits for that."""
-        with self._mutex:
-            self._stopped = True
-            opened(self._wake)
-
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self.abandon()
-        self._worker.join()

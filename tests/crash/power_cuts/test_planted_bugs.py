@@ -34,7 +34,8 @@ from batpak.index.parts import Keys
 from batpak.journal import recovery, writer
 from batpak.journal.group import Request
 from batpak.journal.keyfile import KEY_HEADER_SIZE, KeyHeader
-from batpak.journal.writer import Durable, Writer
+from batpak.journal.state import Durable
+from batpak.journal.writer import Writer
 from tests.crash.power_cuts.campaign import Tally, run_until
 from tests.crash.power_cuts.memory_files import MemoryFiles
 

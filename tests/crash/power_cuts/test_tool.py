@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from batpak.journal.writer import Durable, Writer
+from batpak.journal.state import Durable
+from batpak.journal.writer import Writer
 from tests.crash.power_cuts.campaign import Tally, run
 from tests.crash.power_cuts.workloads import WORKLOADS
 from tools import crash
