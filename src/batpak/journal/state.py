@@ -1,7 +1,7 @@
 """Where a journal that is being written stands between two commits.
 
-Each is one value, replaced by one assignment, so that whoever looks without a lock sees
-one state whole.
+A `Log` or a `Durable` is never changed but replaced, by one assignment, so that whoever
+looks without a lock sees one state whole.
 """
 
 from __future__ import annotations
