@@ -23,6 +23,7 @@ from batpak.engine.compacting import CompactionPlan, plan_compaction
 from batpak.engine.erasing import ErasureReport, plan_erasure
 from batpak.engine.history import Place
 from batpak.engine.keys import KeyLedger, KeySpan
+from batpak.engine.progress import Meter, check_progress
 from batpak.engine.proving import MAX_RANGE, ConsistencyProof, Prover
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
@@ -364,13 +365,7 @@ class Reading:
         """
         if level not in ("chain", "full"):
             raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
-        if progress is not None and not callable(progress):
-            raise InvalidInput(
-                "progress is called with what is done and the total",
-                field="progress",
-                value=progress,
-                advice="give a function of two integers",
-            )
+        check_progress(progress)
         trusted = _note_keys(keys)
         # Brings NumPy, which few processes need.
         from batpak.engine.verify import verify_journal
@@ -422,8 +417,8 @@ class Reading:
             self._tree = Tree(self._files, self._layout, self._reader)
         return self._tree
 
-    def _prover(self) -> Prover:
-        return Prover(self._layout, self._reader, self._tree_here(), may_write=False)
+    def _prover(self, meter: Meter) -> Prover:
+        return Prover(self._layout, self._reader, self._tree_here(), may_write=False, meter=meter)
 
     def _ledger(self) -> KeyLedger:
         if self._key_ledger is None:
@@ -466,19 +461,25 @@ class Reading:
         withhold_payload: bool = False,
         receipt: AppendReceipt | None = None,
         size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Bundle:
         """A proof bundle of one event, by the checkpoint over `size` events or the newest.
 
         `to_json()` gives the file that `batpak verify` reads and that needs no journal.
         `receipt`: a signed one to show; without it a store with signing keys signs, if one of
         them is in force for the event, and shows an unsigned one else: `sign` says so first.
-        `withhold_payload` leaves out what the event says and proves all else. Raises
+        `withhold_payload` leaves out what the event says and proves all else.
+        `progress(done, total)` is told events of the checkpoint's tree: the end only where its
+        tiles are good, and how far the tree is where it has to be made of the log. Raises
         EventNotFound, NotCheckpointed, InvalidInput, Damaged (JournalCorrupt where events are not
         those of the checkpoint), StorageFailed.
         """
+        meter = Meter(progress)
         event = self.get(event_id)
         receipts = self._receipts_to_show([event], receipt)
-        return self._bundle([event], receipts, size, None, withhold_payload)
+        return meter.run(
+            lambda: self._bundle([event], receipts, size, None, withhold_payload, meter)
+        )
 
     def prove_range(
         self,
@@ -488,12 +489,14 @@ class Reading:
         withhold_payload: bool = False,
         since: int | None = None,
         size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Bundle:
         """A bundle of the events [first, end), at most 65 536, with one proof for all of them.
 
         `since`: the size of an older stored checkpoint; the bundle then also shows that the
-        journal grew out of that one. Raises as `prove`.
+        journal grew out of that one. `progress` is told what `prove` tells. Raises as `prove`.
         """
+        meter = Meter(progress)
         bound = self._bound()
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (first, end))
         if not whole or not 0 <= first < end <= min(bound, first + MAX_RANGE):
@@ -504,15 +507,25 @@ class Reading:
             )
         events = list(self._reader.scan(ALL, first, end))
         earlier = None if since is None else self.stored_checkpoint(since)
-        return self._bundle(
-            events, self._receipts_to_show(events, None), size, earlier, withhold_payload
+        receipts = self._receipts_to_show(events, None)
+        return meter.run(
+            lambda: self._bundle(events, receipts, size, earlier, withhold_payload, meter)
         )
 
-    def prove_consistency(self, old: int, new: int | None = None) -> ConsistencyProof:
+    def prove_consistency(
+        self,
+        old: int,
+        new: int | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ConsistencyProof:
         """Proof that the journal of the checkpoint over `new` events, or of the newest one,
-        begins with its first `old` events, and their root. Raises as `prove`.
+        begins with its first `old` events, and their root. `progress` is told what `prove`
+        tells. Raises as `prove`.
         """
-        return self._prover().consistency(old, self.stored_checkpoint(new))
+        meter = Meter(progress)
+        checkpoint = self.stored_checkpoint(new)
+        return meter.run(lambda: self._prover(meter).consistency(old, checkpoint))
 
     def _bundle(
         self,
@@ -521,6 +534,7 @@ class Reading:
         size: int | None,
         since: StoredCheckpoint | None,
         withhold_payload: bool,
+        meter: Meter,
     ) -> Bundle:
         checkpoint = self.stored_checkpoint(size)
         if checkpoint.size <= events[-1].sequence:
@@ -531,7 +545,7 @@ class Reading:
             )
         if since is not None and since.size > checkpoint.size:
             raise InvalidInput("`since` is newer than the checkpoint", field="since")
-        return self._prover().bundle(
+        return self._prover(meter).bundle(
             events, receipts, checkpoint, self.signing_keys(),
             withhold_payload=withhold_payload, since=since,
         )  # fmt: skip

@@ -41,6 +41,7 @@ from batpak.engine.keeping import save_keys
 from batpak.engine.keys import KeySpan
 from batpak.engine.opening import Opened, open_for_writing
 from batpak.engine.preparing import Preparer
+from batpak.engine.progress import Meter
 from batpak.engine.proving import Prover
 from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
 from batpak.engine.shredding import (
@@ -245,8 +246,10 @@ class Store(Reading):
         self._erasing = threading.Lock()
         # guarded by _erasing
         self._folded = opened.writer.log.sequence
-        self._rewriting = threading.Lock()
+        self._rewriting = threading.RLock()
         """Held while segments are replaced; the end of the store waits for it."""
+        # guarded by _rewriting
+        self._is_rewriting = False
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
         self._finalizer = weakref.finalize(
@@ -1013,20 +1016,32 @@ class Store(Reading):
         if keyring is not None and shredded:
             destroy_keys(keyring, sorted(shredded))
 
-    def compact(self, *, min_bytes: int = 0) -> CompactionReport:
+    def compact(
+        self,
+        *,
+        min_bytes: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CompactionReport:
         """Rewrite the segments that hold erased payloads without them; all else stays.
 
         Skipped while less than `min_bytes` would go. Every erasure is made durable first,
         in every mode. Appends and reads go on meanwhile. A segment that can't be rewritten
-        (disk full, damaged) stays as it is, and the report says so. Raises InvalidInput,
+        (disk full, damaged) stays as it is, and the report says so. `progress(done, total)` is
+        told bytes of those segments, each of them twice: copied, and read back. It may append;
+        where it raises, the segment under way stays as it was. Raises InvalidInput,
         JournalCorrupt, StorageFailed, JournalPoisoned, StoreClosed.
         """
         if isinstance(min_bytes, bool) or not isinstance(min_bytes, int) or min_bytes < 0:
             raise InvalidInput(
                 "min_bytes= is a whole number from 0 on", field="min_bytes", value=min_bytes
             )
+        meter = Meter(progress)
+        return meter.run(lambda: self._compact(min_bytes, meter))
+
+    def _compact(self, min_bytes: int, meter: Meter) -> CompactionReport:
         began = time.perf_counter()
         with self._rewriting:
+            self._check_not_rewriting()
             self._writer.check()
             with self._erasing:
                 self._fold_written()
@@ -1040,18 +1055,21 @@ class Store(Reading):
             self._writer.sync()
             done: list[Rewrite] = []
             problems: list[BatpakError] = []
+            self._is_rewriting = True
             try:
                 if plan.segments[-1].base == self._writer.log.segment.header.base_sequence:
                     self._writer.rotate()
                 with self._sealer.paused():
-                    for each in plan.segments:
-                        try:
-                            done.append(self._rewrite(each, erased))
-                        except JournalCorrupt as error:
-                            # It stays as it is; the others do not have to wait for it.
-                            problems.append(error)
+                    problems += self._rewrite_all(plan.segments, erased, done, meter)
             except (Unavailable, JournalPoisoned) as error:
                 problems.append(error)
+            except BaseException:
+                # Whatever it was, what was rewritten is said.
+                with suppress(BatpakError):
+                    self._record_compaction(done)
+                raise
+            finally:
+                self._is_rewriting = False
             receipt = None
             try:
                 receipt = self._record_compaction(done)
@@ -1066,8 +1084,35 @@ class Store(Reading):
             time.perf_counter() - began,
         )
 
-    def _rewrite(self, planned: Rewrite, erased: Runs) -> Rewrite:
-        return rewrite(self._files, self._layout, self._reader, self._writer, planned, erased)
+    def _rewrite_all(
+        self, planned: Sequence[Rewrite], erased: Runs, done: list[Rewrite], meter: Meter
+    ) -> list[BatpakError]:
+        """Rewrite these segments, sealed all of them, and add to `done`; what was damaged."""
+        problems: list[BatpakError] = []
+        sizes = [self._reader.pool.get(each.base).size() for each in planned]
+        begun, meter.total = 0, 2 * sum(sizes)
+        for each, size in zip(planned, sizes, strict=True):
+            try:
+                done.append(self._rewrite(each, erased, meter.from_here(begun)))
+            except JournalCorrupt as error:
+                # It stays as it is; the others do not have to wait for it.
+                problems.append(error)
+            begun += 2 * size
+        return problems
+
+    def _check_not_rewriting(self) -> None:
+        """Raises InvalidInput in the thread that rewrites segments; `_rewriting` is held."""
+        if self._is_rewriting:
+            raise InvalidInput(
+                "segments are being rewritten: what is told of it can't compact or close the store",
+                field="progress",
+                advice="do it when compact() has returned",
+            )
+
+    def _rewrite(
+        self, planned: Rewrite, erased: Runs, tell: Callable[[int], None] | None
+    ) -> Rewrite:
+        return rewrite(self._files, self._layout, self._reader, self._writer, planned, erased, tell)
 
     def _record_compaction(self, done: Sequence[Rewrite]) -> AppendReceipt | None:
         receipt = None
@@ -1176,15 +1221,18 @@ class Store(Reading):
         self._appender.commit([key_retired_event(key_id=key_id, reason=reason)], durable=True)
         self._read_spans()
 
-    def checkpoint(self) -> StoredCheckpoint:
+    def checkpoint(self, *, progress: Callable[[int, int], None] | None = None) -> StoredCheckpoint:
         """Make all durable and sign its size and Merkle root with `checkpoint_key`.
 
         The note stands in `checkpoints/`, in an event, and as `tlog/checkpoint` beside the
         tiles, so that `tlog/` can be published as it is. When only checkpoints are new,
-        gives the last one again. Raises InvalidInput without a key, or for one that the
-        journal knows as a receipt key; JournalCorrupt when the events of an earlier checkpoint
-        were changed, NoSpace, StorageFailed, JournalPoisoned.
+        gives the last one again. `progress(done, total)` is told events of the tree, those in
+        good tiles from the beginning; it may append, and where it raises before the end, no
+        checkpoint is made. Raises InvalidInput without a key, or for one that the journal knows
+        as a receipt key; JournalCorrupt when the events of an earlier checkpoint were changed,
+        NoSpace, StorageFailed, JournalPoisoned.
         """
+        meter = Meter(progress)
         key = self._config.checkpoint_key
         if key is None:
             raise InvalidInput(
@@ -1201,7 +1249,7 @@ class Store(Reading):
             )
         if self._queue is not None:
             self._queue.drain()
-        return self._checkpoints().make(key)
+        return meter.run(lambda: self._checkpoints().make(key, meter))
 
     def add_cosignatures(self, note: str, witnesses: Iterable[NoteKey]) -> StoredCheckpoint:
         """Keep what these witnesses signed of a stored checkpoint, beside its own signature.
@@ -1238,8 +1286,8 @@ class Store(Reading):
         self._writer.sync()
         return self._writer.durable.sequence
 
-    def _prover(self) -> Prover:
-        return Prover(self._layout, self._reader, self._tree_here(), may_write=True)
+    def _prover(self, meter: Meter) -> Prover:
+        return Prover(self._layout, self._reader, self._tree_here(), may_write=True, meter=meter)
 
     # --- durability ----------------------------------------------------------
 
@@ -1369,6 +1417,7 @@ class Store(Reading):
             self._release()
             return
         with self._rewriting:
+            self._check_not_rewriting()
             self._close(timeout)
 
     def _close(self, timeout: float | None) -> None:

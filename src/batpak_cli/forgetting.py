@@ -135,8 +135,11 @@ def compact(
         _tell_copies(plan.copies)
         return
     _want_yes(yes)
-    with open_to_write(journal) as store:
-        done = store.compact(min_bytes=min_bytes)
+    with (
+        open_to_write(journal) as store,
+        terminal.Bar("compact", unit="bytes", quiet=json) as bar,
+    ):
+        done = store.compact(min_bytes=min_bytes, progress=bar)
     if json:
         terminal.emit(shapes.compacted(done))
     else:

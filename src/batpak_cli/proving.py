@@ -352,8 +352,11 @@ def checkpoint(
         raise typer.BadParameter("--cosigned keeps what the witnesses of --witness signed")
     if cosigned is None:
         assert key is not None, "one of them is given"
-        with open_to_write(journal, checkpoint_key=_load(key)) as store:
-            made = store.checkpoint()
+        with (
+            open_to_write(journal, checkpoint_key=_load(key)) as store,
+            terminal.Bar("checkpoint", unit="events", quiet=json) as bar,
+        ):
+            made = store.checkpoint(progress=bar)
     else:
         witnesses = [parse_key(text, "--witness") for text in witness or ()]
         note = read_text(cosigned, _MAX_NOTE)
@@ -420,10 +423,13 @@ def prove(
     if html and json:
         raise typer.BadParameter("--html and --json exclude each other")
     _check_out(out)
-    with _to_prove(journal, signing_key, event) as store:
+    with (
+        _to_prove(journal, signing_key, event) as store,
+        terminal.Bar("prove", unit="events", quiet=json) as bar,
+    ):
         first, end = _range(store, event)
         bundle = store.prove_range(
-            first, end, withhold_payload=withhold_payload, since=since, size=size
+            first, end, withhold_payload=withhold_payload, since=since, size=size, progress=bar
         )
     if html:
         from batpak_cli.page import bundle_page
@@ -500,8 +506,11 @@ def witness_request(
       batpak witness request journal --out request.txt
     """
     _check_out(out, json)
-    with batpak.Store.open(journal, mode="r") as store:
-        proof = store.prove_consistency(old, size)
+    with (
+        batpak.Store.open(journal, mode="r") as store,
+        terminal.Bar("witness", unit="events", quiet=json) as bar,
+    ):
+        proof = store.prove_consistency(old, size, progress=bar)
     if not json:
         _write(proof.request(), out)
         return

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 
 from batpak import canonical
 from batpak.config import Signer
+from batpak.engine.progress import Meter
 from batpak.engine.reading import LogReader
 from batpak.engine.survey import MAX_NOTE_BYTES, checkpoint_sizes
 from batpak.engine.system import LIFECYCLE, checkpoint_event
@@ -174,53 +175,73 @@ class CheckpointMaker:
         self._tree = tree
         self._sync = sync
         self._append = append
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        # guarded by _lock
+        self._is_making = False
 
-    def make(self, key: Signer) -> StoredCheckpoint:
+    def make(self, key: Signer, meter: Meter) -> StoredCheckpoint:
         """Sign what is durable now; the newest one again where only checkpoints are new.
 
-        Raises what appends raise, JournalCorrupt where the log is not the one that an earlier
-        checkpoint was signed over, StorageFailed, NoSpace.
+        `meter` is told events of the tree; what it raises leaves no checkpoint. Raises what
+        appends raise, JournalCorrupt where the log is not the one that an earlier checkpoint
+        was signed over, StorageFailed, NoSpace; InvalidInput where `meter` calls it.
         """
         with self._lock:
-            size = self._sync()
-            latest = self._publish_missing(size)
-            if latest is not None and not _is_signed_with(latest, key.public_key):
-                logger.warning(
-                    "the checkpoint over %d events was signed with another key: whoever checks "
-                    "needs both", latest.size,
-                    extra={"code": "checkpoint-key-changed", "size": latest.size},
-                )  # fmt: skip
-            if latest is not None and self._has_nothing_new(latest.size, size):
-                self._grow(latest, latest.size)
-                self._publish(latest, is_stored=True)
-                return latest
-            root = self._grow(latest, size)
-            text = str(Checkpoint(self._origin, size, root))
-            name = Key(self._origin, key.public_key)
-            line = Signature(self._origin, name.key_id, key.sign(text.encode()))
-            note = str(Note(text, (line,)))
-            # Crash before this: no checkpoint; tiles beyond the last one lie there unused.
-            self._append(checkpoint_event(size=size, root=root, note=note.encode()))
-            # Crash before this: the event stands, and the next call publishes its note.
-            made = StoredCheckpoint(self._origin, size, root, note, is_new=True)
-            self._publish(made)
-            return made
+            self._check_not_making()
+            self._is_making = True
+            try:
+                return self._make(key, meter)
+            finally:
+                self._is_making = False
+
+    def _check_not_making(self) -> None:
+        """Raises InvalidInput in the thread that makes a checkpoint; `_lock` is held."""
+        if self._is_making:
+            raise InvalidInput(
+                "a checkpoint is being made: what is told of it can't make or change one",
+                field="progress",
+                advice="do it when checkpoint() has returned",
+            )
+
+    def _make(self, key: Signer, meter: Meter) -> StoredCheckpoint:
+        size = self._sync()
+        latest = self._publish_missing(size)
+        if latest is not None and not _is_signed_with(latest, key.public_key):
+            logger.warning(
+                "the checkpoint over %d events was signed with another key: whoever checks "
+                "needs both", latest.size,
+                extra={"code": "checkpoint-key-changed", "size": latest.size},
+            )  # fmt: skip
+        if latest is not None and self._has_nothing_new(latest.size, size):
+            self._grow(latest, latest.size, meter)
+            self._publish(latest, is_stored=True)
+            return latest
+        root = self._grow(latest, size, meter)
+        text = str(Checkpoint(self._origin, size, root))
+        name = Key(self._origin, key.public_key)
+        line = Signature(self._origin, name.key_id, key.sign(text.encode()))
+        note = str(Note(text, (line,)))
+        # Crash before this: no checkpoint; tiles beyond the last one lie there unused.
+        self._append(checkpoint_event(size=size, root=root, note=note.encode()))
+        # Crash before this: the event stands, and the next call publishes its note.
+        made = StoredCheckpoint(self._origin, size, root, note, is_new=True)
+        self._publish(made)
+        return made
 
     def _has_nothing_new(self, since: int, size: int) -> bool:
         return self._reader.count(_KIND, since, size) == size - since
 
-    def _grow(self, latest: StoredCheckpoint | None, size: int) -> bytes:
+    def _grow(self, latest: StoredCheckpoint | None, size: int, meter: Meter) -> bytes:
         """The tiles up to `size`, grown from those of the latest checkpoint where they are good."""
-        tree = self._tree
+        tree, meter.total = self._tree, size
         if latest is None or not tree.trust(latest.size, latest.root):
             tree.forget()
         try:
-            root = tree.grow(size)
+            root = tree.grow(size, meter.tell)
         except ProofInvalid:
             # A tile went bad since it was looked at.
             tree.forget()
-            root = tree.grow(size)
+            root = tree.grow(size, meter.tell)
         if latest is not None and tree_root(tree.subtrees(), latest.size) != latest.root:
             tree.forget()
             raise _other_history(self._layout, latest)
@@ -280,6 +301,7 @@ class CheckpointMaker:
                 advice=_WITNESS_KEY,
             )
         with self._lock:
+            self._check_not_making()
             try:
                 given = Note.parse(note)
                 signed = given.verified(trusted)

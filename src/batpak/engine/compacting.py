@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -235,8 +235,12 @@ def rewrite(
     writer: Writer,
     planned: Rewrite,
     erased: Runs,
+    tell: Callable[[int], None] | None = None,
 ) -> Rewrite:
     """Rewrite one sealed segment without the payloads in `erased`, all of which are durable.
+
+    `tell` is told bytes of the segment, each of them twice: copied, and read back. What it
+    raises leaves the segment as it was.
 
     Raises JournalCorrupt when the segment or its copy is not what it has to be, then
     nothing was changed; NoSpace, StorageFailed, JournalPoisoned, then either file stands.
@@ -253,9 +257,13 @@ def rewrite(
     try:
         before = source.size()
         header = rewrite_segment(
-            files, source, temporary, end, lambda row, metadata: _goes(row, metadata, erased)
+            files, source, temporary, end, lambda row, metadata: _goes(row, metadata, erased), tell
         )
-        proof, size = _prove(files, temporary, header, slots, end)
+        proof, size = _prove(
+            files, temporary, header, slots, end,
+            # The copy may be longer than what it is a copy of.
+            None if tell is None else lambda done: tell(before + min(done, before)),
+        )  # fmt: skip
         # Crash before this: a temporary file, which the next open deletes.
         writer.check_lock_file()
         with reader.renewing:
@@ -298,17 +306,25 @@ def _remove(files: Files, temporary: str) -> None:
 
 
 def _prove(
-    files: Files, temporary: str, header: SegmentHeader, slots: Sequence[Slot], end: int
+    files: Files,
+    temporary: str,
+    header: SegmentHeader,
+    slots: Sequence[Slot],
+    end: int,
+    tell: Callable[[int], None] | None,
 ) -> tuple[_Proof, int]:
     """Read a copy back: the events that the index knows, each with its hash, and no more."""
     proof = _Proof(header)
     segment = SegmentReader(files, temporary, may_map=False)
+
+    def take(record: Record) -> None:
+        proof.take(record, segment)
+        if tell is not None:
+            tell(record.end)
+
     try:
         size = segment.size()
-        chain, problem = walk(
-            segment.read, size, first_chain(header), salt_crc(header.salt),
-            lambda record: proof.take(record, segment),
-        )  # fmt: skip
+        chain, problem = walk(segment.read, size, first_chain(header), salt_crc(header.salt), take)
         if chain.sequence != end or chain.offset != size:
             raise _unlike(temporary, problem.offset, chain.sequence, problem.reason)
     finally:

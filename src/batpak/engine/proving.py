@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from batpak.bundle import Bundle, KeyEvent, ShownEvent
 from batpak.engine.checkpoints import StoredCheckpoint
 from batpak.engine.keys import KeySpan
+from batpak.engine.progress import Meter
 from batpak.engine.reading import LogReader
 from batpak.engine.system import LIFECYCLE
 from batpak.engine.tree import Tree, subtrees_of_log
@@ -56,11 +57,22 @@ class ConsistencyProof:
 class Prover:
     """Makes proofs of one journal."""
 
-    def __init__(self, layout: Layout, reader: LogReader, tree: Tree, *, may_write: bool) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        reader: LogReader,
+        tree: Tree,
+        *,
+        may_write: bool,
+        meter: Meter | None = None,
+    ) -> None:
+        """`meter` is told events of the checkpoint's tree, where the tree has to be made."""
         self._layout = layout
         self._reader = reader
         self._tree = tree
         self._may_write = may_write
+        self._meter = meter or Meter(None)
+        self._of_log: Subtree | None = None
 
     def consistency(self, old_size: int, checkpoint: StoredCheckpoint) -> ConsistencyProof:
         """Raises InvalidInput, JournalCorrupt, StorageFailed."""
@@ -98,6 +110,7 @@ class Prover:
     def _proved(self, checkpoint: StoredCheckpoint, attempt: Callable[[Subtree], T | None]) -> T:
         """The first attempt that verifies: from tiles, from new tiles, or from the log."""
         size, tree = checkpoint.size, self._tree
+        self._meter.total = size
         # Twice: a checkpoint that was made meanwhile took partial tiles away.
         for _ in range(2):
             if not tree.trust(size, checkpoint.root):
@@ -111,10 +124,12 @@ class Prover:
         # Tiles are missing or not what they were: they are made of the log.
         tree.forget()
         if self._may_write:
-            tree.grow(size)
+            tree.grow(size, self._meter.tell)
             found = attempt(tree.subtrees())
         else:
-            found = attempt(subtrees_of_log(self._reader))
+            if self._of_log is None:
+                self._of_log = subtrees_of_log(self._reader, self._meter.tell)
+            found = attempt(self._of_log)
         if found is None:
             tree.forget()
             raise JournalCorrupt(

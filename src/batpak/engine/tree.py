@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from batpak.engine.reading import LogReader
-from batpak.errors import JournalCorrupt, ProofInvalid
+from batpak.errors import InvalidInput, JournalCorrupt, ProofInvalid
 from batpak.event import EVENT_PREFIX, ROW_SIZE
 from batpak.files import TEMPORARY_SUFFIX, Files, closing, refusal, write_all
 from batpak.index.mapped import MappedPart
@@ -58,8 +58,9 @@ class Tree:
         self._files = files
         self._layout = layout
         self._reader = reader
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # guarded by _lock
+        self._is_growing = False
         self.size = 0
         """Leaves that the tiles are known to hold, in this process."""
         self._folders: set[str] = set()
@@ -120,15 +121,24 @@ class Tree:
             self._cache.clear()
             self._large.clear()
 
-    def grow(self, size: int) -> bytes:
+    def grow(self, size: int, tell: Callable[[int], None] | None = None) -> bytes:
         """Write what is missing up to `size` leaves; returns the root over them.
 
-        Raises StorageFailed, NoSpace, JournalCorrupt.
+        `tell` is told after each tile how many leaves there are. Raises StorageFailed, NoSpace,
+        JournalCorrupt; InvalidInput where `tell` calls it.
         """
         with self._lock:
+            if self._is_growing:
+                # Only the thread that grows it can get here.
+                raise InvalidInput(
+                    "the journal's tree is growing: what is told of it can't grow it as well",
+                    field="progress",
+                    advice="make the proof or the checkpoint when this call has returned",
+                )
             if size > self.size:
+                self._is_growing = True
                 try:
-                    self._grow(self.size, size)
+                    self._grow(self.size, size, tell)
                 except BaseException as error:
                     # Which tiles are there now is not known.
                     self.size = 0
@@ -136,12 +146,14 @@ class Tree:
                         path = self._layout.tlog
                         raise refusal(error, "can't write the log's tiles", path) from error
                     raise
+                finally:
+                    self._is_growing = False
                 self.size = size
             return tree_root(self.subtrees(), size)
 
     # --- writing -------------------------------------------------------------
 
-    def _grow(self, old: int, size: int) -> None:
+    def _grow(self, old: int, size: int, tell: Callable[[int], None] | None) -> None:
         self._clear()
         start = old - old % TILE_WIDTH
         pending: list[bytes] = []
@@ -154,6 +166,8 @@ class Tree:
             if len(hashes) == TILE_WIDTH:
                 pending.append(complete_root(hashes))
             place += 1
+            if tell is not None:
+                tell(place * TILE_WIDTH)
         self._drop_partial(ENTRIES, old, size)
         level = 1
         while size >> 8 * level:
@@ -304,14 +318,34 @@ class RunningRoot:
         return EMPTY_ROOT if right is None else right
 
 
-def subtrees_of_log(reader: LogReader) -> Subtree:
-    """Complete subtrees computed from the log: for a reader that has no tiles and writes none."""
+def subtrees_of_log(reader: LogReader, tell: Callable[[int], None] | None = None) -> Subtree:
+    """Complete subtrees computed from the log: for a reader that has no tiles and writes none.
+
+    `tell` is told how many events were hashed so far, those that were hashed again included.
+    """
+    hashed = 0
+    known: dict[tuple[int, int], bytes] = {}
+    """Hashes of large subtrees, as a tree keeps them: a bundle has many proofs of one tree."""
 
     def subtree(level: int, index: int) -> bytes:
+        nonlocal hashed
+        root = known.get((level, index))
+        if root is not None:
+            return root
         if level > 8:
-            return node_hash(subtree(level - 1, 2 * index), subtree(level - 1, 2 * index + 1))
-        low, high = index << level, (index + 1) << level
-        return complete_root(_leaf_hashes(_entries_in(b"".join(event_hashes(reader, low, high)))))
+            root = node_hash(subtree(level - 1, 2 * index), subtree(level - 1, 2 * index + 1))
+        else:
+            low, high = index << level, (index + 1) << level
+            entries = _entries_in(b"".join(event_hashes(reader, low, high)))
+            root = complete_root(_leaf_hashes(entries))
+            hashed += high - low
+            if tell is not None:
+                tell(hashed)
+        if level >= _LARGE:
+            if len(known) >= _LARGE_KEPT:
+                known.clear()
+            known[level, index] = root
+        return root
 
     return subtree
 

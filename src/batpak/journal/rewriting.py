@@ -44,9 +44,16 @@ _STEP: Final = 1 << 20
 
 
 def rewrite_segment(
-    files: Files, source: SegmentReader, target: str, next_base: int, gone: Gone
+    files: Files,
+    source: SegmentReader,
+    target: str,
+    next_base: int,
+    gone: Gone,
+    tell: Callable[[int], None] | None = None,
 ) -> SegmentHeader:
     """Write the segment that ends before `next_base` to `target` anew; returns its header.
+
+    `tell` is told after each record how many bytes of the source are done.
 
     The copy is synced when this returns; its name is not. Raises OSError, StorageFailed,
     and JournalCorrupt where the source is not whole; a payload that is not what was
@@ -71,6 +78,8 @@ def rewrite_segment(
             before, offset = record.chain, offset + len(data)
             if offset - at >= _STEP:
                 at = _flush(files, fd, waiting, at)
+            if tell is not None:
+                tell(before.offset)
         if before.sequence != next_base or last_nonzero(source.read, size, before.offset) != (
             before.offset
         ):
