@@ -40,8 +40,8 @@ Tables and colours are for people; colour appears on a terminal only, and never 
 `NO_COLOR` is set. With `--json` a command prints JSON, one object a line, and an error is
 a line on standard error: `{"error": {…}}`. What goes wrong with the command line itself
 is told as text in either case. A progress bar appears on standard error, when that is a
-terminal, once an import, a verification, an export, a snapshot, a restore or a fork has
-lasted a second.
+terminal, once an import, a verification, an export, a snapshot, a restore, a fork, a
+compaction, a checkpoint, a proof or a repair has lasted a second.
 
 Characters that the output's encoding lacks are written as JSON's escapes, such as
 `\\u00e9`. When the output can't be written, to a full disk for example, a command ends with

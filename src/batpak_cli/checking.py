@@ -194,7 +194,7 @@ def repair(
     is: --into is for one that does not open.
 
     The copy keeps every event before the damage, has the rest in quarantine/, and says
-    in an event what was lost.
+    in an event what was lost. DEST appears when all of it is durable, and never over something.
 
     With --json: the shape "diagnosis", and with --into the shape "repair".
 
@@ -218,7 +218,8 @@ def repair(
                 value=into,
                 advice="create it first, or name another place",
             )
-        done = repair_into(REAL, layout, into)
+        with terminal.Bar("repair", unit="bytes", quiet=json) as bar:
+            done = repair_into(REAL, layout, into, progress=bar)
         if json:
             plain = {name: getattr(done, name) for name in shapes.SHAPES["repair"]}
             terminal.emit(plain | {"quarantined": list(done.quarantined)})
@@ -232,7 +233,8 @@ def repair(
         for file in done.quarantined:
             print(terminal.safe(f"set aside: {file}"))
         return
-    found = diagnose(REAL, layout)
+    with terminal.Bar("repair", unit="bytes", quiet=json) as bar:
+        found = diagnose(REAL, layout, progress=bar)
     if json:
         terminal.emit(shapes.diagnosis(found))
     else:

@@ -1082,6 +1082,10 @@ def test_a_bar_appears_on_a_terminal_and_nowhere_else(
     )
     path = f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
     (tmp_path / "lines").write_text('{"n": 1}\n')
+    batpak("keys", "new", tmp_path / "key")
+    cut_short(history, tmp_path / "damaged")
+    for index in (tmp_path / "damaged" / "segments").glob("*.idx"):
+        index.unlink()
     for command in (
         ("verify", history),
         ("export", history, "--out", tmp_path / "out"),
@@ -1089,6 +1093,12 @@ def test_a_bar_appears_on_a_terminal_and_nowhere_else(
         ("snapshot", journal, tmp_path / "taken"),
         ("restore", tmp_path / "taken", tmp_path / "restored"),
         ("fork", journal, tmp_path / "forked"),
+        ("checkpoint", journal, "--key", tmp_path / "key"),
+        ("prove", journal, "1"),
+        ("witness", "request", journal),
+        ("compact", journal, "--yes"),
+        ("repair", journal),
+        ("repair", tmp_path / "damaged", "--into", tmp_path / "repaired"),
     ):
         assert "━".encode() in on_a_terminal(*command, PYTHONPATH=path)
     assert "━" not in program("verify", history, PYTHONPATH=path).err

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from batpak import Coordinate, Durability, EventKind, Item, Region, Store
+from batpak.engine.repair import diagnose, repair_into
 from batpak.errors import InvalidInput, JournalCorrupt, NoSpace, NotCheckpointed, ProofInvalid
+from batpak.files import REAL
+from batpak.journal.layout import Layout
 from tests.support.proofs import all_tiles, open_signed, published
 
 KIND = EventKind(0xF, 1)
@@ -148,6 +151,55 @@ def prove_consistency(store: Any, progress: Progress | None) -> Any:
     return store.prove_consistency(1400, progress=progress)
 
 
+def damaged(path: Path) -> None:
+    """A journal of segments with a record changed in the middle, which no sidecar covers."""
+    with Store.open(path, **SMALL) as store:
+        for n in range(60):
+            store.append(WHERE, {"n": n, "pad": bytes(150)}, kind=KIND)
+    for index in path.glob("segments/*.idx"):
+        index.unlink()
+    files = sorted(path.glob("segments/*.seg"))
+    middle = files[len(files) // 2]
+    data = bytearray(middle.read_bytes())
+    data[600] ^= 1
+    middle.write_bytes(data)
+
+
+@contextmanager
+def diagnosing(path: Path) -> Generator[Work]:
+    damaged(path)
+
+    def check(found: Any) -> None:
+        assert found.state == "damaged"
+
+    yield Work(lambda progress: diagnose(REAL, Layout(path), progress=progress), None, check)
+
+
+@contextmanager
+def repairing(path: Path) -> Generator[Work]:
+    damaged(path)
+    made = path.parent / "repaired"
+    before = tree(path)
+
+    def run(progress: Progress | None) -> Any:
+        shutil.rmtree(made, ignore_errors=True)
+        try:
+            return repair_into(REAL, Layout(path), str(made), progress=progress)
+        finally:
+            assert tree(path) == before, "the source is only read"
+
+    def check(done: Any) -> None:
+        assert done.destination == str(made)
+        assert done.quarantined
+        assert all(Path(file).is_file() for file in done.quarantined)
+        assert not list(path.parent.glob("*.tmp"))
+        with Store.open(made, **SMALL) as store:
+            assert len(store) > done.kept > 10
+            assert store.verify("full").ok
+
+    yield Work(run, None, check)
+
+
 WORKS: dict[str, Callable[[Path], AbstractContextManager[Work]]] = {
     "compact": compacting,
     "checkpoint": checkpointing,
@@ -157,6 +209,8 @@ WORKS: dict[str, Callable[[Path], AbstractContextManager[Work]]] = {
     "prove_range, reading": lambda path: proving(path, prove_range, mode="r"),
     "prove_consistency": lambda path: proving(path, prove_consistency, mode="rw"),
     "prove_consistency, reading": lambda path: proving(path, prove_consistency, mode="r"),
+    "diagnose": diagnosing,
+    "repair": repairing,
 }
 
 
@@ -236,6 +290,54 @@ def test_a_tree_that_grows_begins_where_it_was(tmp_path: Path) -> None:
         steps.check()
         assert steps[-1][0] == newer
         assert published(tmp_path / "j").size == newer
+
+
+def test_a_diagnosis_that_looks_twice_has_twice_as_much_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Store.open(path, **SMALL) as store:
+        for n in range(60):
+            store.append(WHERE, {"n": n, "pad": bytes(150)}, kind=KIND)
+    second = sorted(path.glob("segments/*.seg"))[1]
+    data = bytearray(second.read_bytes())
+    data[600] ^= 1
+    second.write_bytes(data)
+    size = sum(file.stat().st_size for file in path.glob("segments/*.seg"))
+    steps = Steps()
+    assert diagnose(REAL, Layout(path), progress=steps).state == "usable"
+    done = [each for each, _ in steps]
+    assert done == sorted(set(done))
+    assert {total for each, total in steps if each < size // 2} == {size}
+    assert {total for each, total in steps if each > size} == {2 * size}
+    assert any(size < each < 2 * size for each in done)
+    assert steps[-1] == (2 * size, 2 * size)
+    refused = Steps()
+    with pytest.raises(InvalidInput, match="no loss to accept"):
+        repair_into(REAL, Layout(path), str(tmp_path / "copy"), progress=refused)
+    assert all(done < total for done, total in refused), "what was refused never ends"
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_diagnosis_is_told_record_by_record_and_a_repair_file_by_file(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    damaged(path)
+    with Store.open(tmp_path / "whole", **SMALL) as store:
+        for n in range(60):
+            store.append(WHERE, {"n": n, "pad": bytes(150)}, kind=KIND)
+        events = len(store)
+    steps = Steps()
+    assert diagnose(REAL, Layout(tmp_path / "whole"), progress=steps).state == "healthy"
+    steps.check()
+    log = sum(file.stat().st_size for file in (tmp_path / "whole" / "segments").glob("*.seg"))
+    # Each event is a record of its own, and the close event is the last one.
+    assert len(steps) > events
+    assert steps[-1][0] == log
+    sizes = [len(data) for name, data in tree(path).items() if name != "journal.lock" and data]
+    log = sum(file.stat().st_size for file in path.glob("segments/*.seg"))
+    steps = Steps()
+    repair_into(REAL, Layout(path), str(tmp_path / "repaired"), progress=steps)
+    steps.check()
+    assert steps[-1][0] == log + sum(sizes)
+    assert len([done for done, _ in steps if done > log]) == len(sizes)
 
 
 def test_a_proof_out_of_the_log_alone_is_that_out_of_tiles(tmp_path: Path) -> None:
@@ -361,10 +463,27 @@ def test_a_checkpoint_that_was_stopped_is_none(tmp_path: Path) -> None:
         work.check(work.run(None))
 
 
+def test_a_repair_that_was_stopped_leaves_nothing_of_that_name(tmp_path: Path) -> None:
+    damaged(tmp_path / "j")
+    made = tmp_path / "repaired"
+    count = Steps()
+    repair_into(REAL, Layout(tmp_path / "j"), str(made), progress=count)
+    shutil.rmtree(made)
+    for at in range(len(count) - 1):
+
+        def stop(place: int, *, at: int = at) -> None:
+            if place == at:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            repair_into(REAL, Layout(tmp_path / "j"), str(made), progress=Steps(stop))
+        assert [each.name for each in tmp_path.iterdir()] == ["j"]
+
+
 # --- a function that uses the store -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", [name for name in WORKS if name not in ("diagnose", "repair")])
 def test_the_function_may_append(name: str, tmp_path: Path) -> None:
     path = tmp_path / "j"
     with WORKS[name](path) as work, ThreadPoolExecutor(1) as other:

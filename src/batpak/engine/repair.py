@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batpak.config import StoreConfig
+from batpak.engine.building import building, publish, sync_tree
 from batpak.engine.following import Follower
 from batpak.engine.manifest import MANIFEST
 from batpak.engine.opening import check_place, open_for_writing
+from batpak.engine.progress import Meter, Progress
 from batpak.engine.report import Finding
 from batpak.engine.survey import (
     Survey,
@@ -102,19 +105,32 @@ class _End:
     """Damage before it that opening does not look at, since a sidecar covers it."""
 
 
-def diagnose(files: Files, layout: Layout) -> Diagnosis:
+def diagnose(files: Files, layout: Layout, *, progress: Progress | None = None) -> Diagnosis:
     """Walk the whole journal, changing nothing.
 
-    Raises NotAJournal, Damaged, FutureFormat, UnsupportedFeature, Unavailable.
+    `progress(done, total)` is told bytes of log; the total doubles where damage was found that
+    the journal opens with, since all is looked at once more. Raises NotAJournal, Damaged,
+    FutureFormat, UnsupportedFeature, Unavailable.
     """
+    meter = Meter(progress)
+    return meter.run(lambda: _diagnose(files, layout, meter))
+
+
+def _diagnose(files: Files, layout: Layout, meter: Meter) -> Diagnosis:
+    """Adds to the total what is looked at; it comes before all that is counted already."""
     check_place(files, layout, StoreConfig(allow_network_filesystem=True))
     identity = _identity_of(files, layout)
-    end = _find_end(files, layout, identity)
+    log_bytes = 0
+    if meter.tell is not None:
+        log_bytes = _log_bytes(files, layout)
+        meter.total += log_bytes
+    end = _find_end(files, layout, identity, meter)
     best = _best_witness(files, layout, identity, end)
     is_lost = best.durable > end.sequence
     findings: list[Finding] | None = None
     if end.passed and not is_lost:
-        findings = _usable_with(files, layout, identity, end.sequence)
+        meter.total += log_bytes
+        findings = _usable_with(files, layout, identity, end.sequence, meter.from_here(log_bytes))
     if findings is None:
         # A copy that is cut has no sidecar there to pass over it.
         for first in [at for at in end.passed if at.base == end.base or not is_lost][:1]:
@@ -173,6 +189,18 @@ def diagnose(files: Files, layout: Layout) -> Diagnosis:
     )
 
 
+def _log_bytes(files: Files, layout: Layout) -> int:
+    return sum(_size(files, layout.segment(base)) for base in segment_bases(files, layout))
+
+
+def _size(files: Files, path: str) -> int:
+    """A file's size; 0 where that can't be known, which shows when it is read."""
+    try:
+        return files.stat(path).st_size
+    except OSError:
+        return 0
+
+
 def _readable(files: Files, layout: Layout) -> list[str]:
     """What a reader is shown, which without a hint can be less than what precedes."""
     try:
@@ -189,7 +217,11 @@ def _readable(files: Files, layout: Layout) -> list[str]:
 
 
 def _usable_with(
-    files: Files, layout: Layout, identity: Identity, bound: int
+    files: Files,
+    layout: Layout,
+    identity: Identity,
+    bound: int,
+    tell: Callable[[int], None] | None,
 ) -> list[Finding] | None:
     """What is damaged in a journal whose end is whole; None when it can't be written to."""
     try:
@@ -200,7 +232,10 @@ def _usable_with(
         # The open event links to these two.
         follower.reader.summary(follower.bound - 1)
         follower.reader.head(LIFECYCLE.entity_bytes, follower.bound)
-        report = verify_journal(files, layout, identity, follower.reader, bound, "chain", None)
+        report = verify_journal(
+            files, layout, identity, follower.reader, bound, "chain",
+            None if tell is None else lambda done, _: tell(done),
+        )  # fmt: skip
     except Damaged:
         return None
     finally:
@@ -248,13 +283,25 @@ def _place(file: str, offset: int | None) -> str:
     return name if offset is None else f"at offset {offset} of {name}"
 
 
-def repair_into(files: Files, layout: Layout, destination: str) -> RepairReport:
+def repair_into(
+    files: Files, layout: Layout, destination: str, *, progress: Progress | None = None
+) -> RepairReport:
     """Copy the journal to `destination` and accept there the loss that keeps it from opening.
 
-    Same journal_id; the copy ends with a system event that tells what was lost. Raises
-    InvalidInput when there is nothing to repair or the destination is taken, Unavailable.
+    Same journal_id; the copy ends with a system event that tells what was lost. It appears
+    whole, or not at all. `progress(done, total)` is told bytes: of log that is looked at, then
+    of files that are copied. Raises InvalidInput when there is nothing to repair,
+    DestinationTaken, JournalLocked (somebody else builds there), Unavailable.
     """
-    diagnosis = diagnose(files, layout)
+    meter = Meter(progress)
+    return meter.run(lambda: _repair_into(files, layout, destination, meter))
+
+
+def _repair_into(files: Files, layout: Layout, destination: str, meter: Meter) -> RepairReport:
+    copied = 0
+    if meter.tell is not None:
+        copied = meter.total = _bytes_to_copy(files, layout.root)
+    diagnosis = _diagnose(files, layout, meter)
     if diagnosis.state != "damaged":
         raise InvalidInput(
             f"there is no loss to accept: {diagnosis.explanation}",
@@ -263,14 +310,30 @@ def repair_into(files: Files, layout: Layout, destination: str) -> RepairReport:
             advice="go on with the journal as it is; for a copy, run: "
             f"batpak snapshot {layout.root} DEST",
         )
-    target = Layout(destination)
-    _check_destination(files, layout, target)
     set_aside: list[str] = []
-    try:
-        _copy_tree(files, layout.root, target.root)
-        _cut_copy(files, target, diagnosis, set_aside)
-    except OSError as error:
-        raise refusal(error, "the repair stopped; the source is untouched", target.root) from error
+    with building(files, destination, layout.root) as whole:
+        target = Layout(whole)
+        try:
+            _copy_tree(files, layout.root, whole, _Copied(meter, meter.total - copied))
+            _cut_copy(files, target, diagnosis, set_aside)
+        except OSError as error:
+            raise refusal(
+                error, "the repair stopped; the source is untouched", destination
+            ) from error
+        _say_repaired(files, target, diagnosis)
+        sync_tree(files, whole)
+        publish(files, whole, destination)
+    return RepairReport(
+        destination,
+        diagnosis.events,
+        diagnosis.events,
+        diagnosis.lost_until,
+        tuple([os.path.join(destination, os.path.relpath(path, whole)) for path in set_aside]),
+    )
+
+
+def _say_repaired(files: Files, target: Layout, diagnosis: Diagnosis) -> None:
+    """Write into the copy what it lost."""
     identity = _identity_of(files, target)
     opened = open_for_writing(files, target, StoreConfig())
     try:
@@ -284,9 +347,6 @@ def repair_into(files: Files, layout: Layout, destination: str) -> RepairReport:
     finally:
         opened.writer.release()
         opened.pool.close()
-    return RepairReport(
-        target.root, diagnosis.events, diagnosis.events, diagnosis.lost_until, tuple(set_aside)
-    )
 
 
 def _identity_of(files: Files, layout: Layout) -> Identity:
@@ -303,11 +363,12 @@ def _identity_of(files: Files, layout: Layout) -> Identity:
     raise NotAJournal("there is no journal here", file=layout.root, advice="check the path")
 
 
-def _find_end(files: Files, layout: Layout, identity: Identity) -> _End:
+def _find_end(files: Files, layout: Layout, identity: Identity, meter: Meter) -> _End:
     """Walk segment after segment until one does not continue the log, as opening does.
 
     Where opening would take a sidecar's word, the walk goes on behind what that covers.
     """
+    begun = 0
     bases = segment_bases(files, layout)
     end = _End(0, layout.segment(0), 0, 0, "no-segment", clean=False)
     last_hash = NO_HASH
@@ -327,7 +388,10 @@ def _find_end(files: Files, layout: Layout, identity: Identity) -> _End:
             if found.header.prev_event_hash != last_hash:
                 return end
             reader, state = pool.get(base), salt_crc(found.header.salt)
-            chain, problem, last_hash = _walk(reader, first_chain(found.header), state, last_hash)
+            tell = meter.from_here(begun)
+            begun += reader.size()
+            chain = first_chain(found.header)
+            chain, problem, last_hash = _walk(reader, chain, state, last_hash, tell)
             part, sidecar = usable_sidecar(files, layout, found, pool), found.sidecar
             if (
                 part is not None
@@ -338,7 +402,7 @@ def _find_end(files: Files, layout: Layout, identity: Identity) -> _End:
                 at = chain.offset, chain.sequence, problem.reason
                 end.passed += (_End(base, end.path, *at, clean=False, passed=end.passed),)
                 chain, last_hash = covered_chain(sidecar), part.locate(sidecar.count - 1)[0]
-                chain, problem, last_hash = _walk(reader, chain, state, last_hash)
+                chain, problem, last_hash = _walk(reader, chain, state, last_hash, tell)
             end.offset, end.sequence, end.reason = chain.offset, chain.sequence, problem.reason
             end.clean = last_nonzero(reader.read, reader.size(), chain.offset) == chain.offset
             if successor is not None and not (end.clean and successor == end.sequence):
@@ -349,7 +413,11 @@ def _find_end(files: Files, layout: Layout, identity: Identity) -> _End:
 
 
 def _walk(
-    reader: SegmentReader, chain: Chain, salt_state: int, last_hash: bytes
+    reader: SegmentReader,
+    chain: Chain,
+    salt_state: int,
+    last_hash: bytes,
+    tell: Callable[[int], None] | None,
 ) -> tuple[Chain, Invalid, bytes]:
     """As `walk`, with the hash of the last event; the records are judged on the way."""
     last: list[Record] = []
@@ -357,6 +425,8 @@ def _walk(
     def keep(record: Record) -> None:
         if record.rows:
             last[:] = [record]
+        if tell is not None:
+            tell(record.end)
 
     end, problem = walk(reader.read, reader.size(), chain, salt_state, keep)
     for record in last:
@@ -427,33 +497,42 @@ def _bytes_behind(files: Files, layout: Layout, end: _End) -> int:
     return behind
 
 
-def _check_destination(files: Files, layout: Layout, target: Layout) -> None:
-    inside = os.path.commonpath([layout.root, target.root]) == layout.root
-    taken = os.path.lexists(target.root) and (
-        not os.path.isdir(target.root) or files.listdir(target.root)
+class _Copied:
+    """Bytes of files that were copied, as the part of a work that begins at `begun`."""
+
+    def __init__(self, meter: Meter, begun: int) -> None:
+        self._meter, self._done = meter, begun
+
+    def __call__(self, number: int) -> None:
+        self._done += number
+        self._meter.reach(self._done)
+
+
+def _names_to_copy(files: Files, folder: str) -> list[str]:
+    """The lock stays behind, and a snapshot's manifest: what is made is a journal."""
+    left = ("journal.lock", MANIFEST)
+    return [name for name in sorted(files.listdir(folder)) if name not in left]
+
+
+def _bytes_to_copy(files: Files, folder: str) -> int:
+    """What can't be listed counts nothing: copying it says what is wrong."""
+    try:
+        paths = [os.path.join(folder, name) for name in _names_to_copy(files, folder)]
+    except OSError:
+        return 0
+    return sum(
+        _bytes_to_copy(files, path) if os.path.isdir(path) else _size(files, path) for path in paths
     )
-    if inside or taken:
-        raise InvalidInput(
-            "a repair needs a new directory outside of the journal",
-            field="destination",
-            value=target.root,
-            advice="name a path that does not exist",
-        )
 
 
-def _copy_tree(files: Files, source: str, target: str) -> None:
-    """Copy a directory of regular files, each synced.
-
-    The lock stays behind, and a snapshot's manifest: what is made is a journal.
-    """
+def _copy_tree(files: Files, source: str, target: str, tell: _Copied) -> None:
+    """Copy a directory of regular files, each synced."""
     if not os.path.isdir(target):
         files.mkdir(target)
-    for name in sorted(files.listdir(source)):
+    for name in _names_to_copy(files, source):
         here, there = os.path.join(source, name), os.path.join(target, name)
-        if name in ("journal.lock", MANIFEST):
-            continue
         if os.path.isdir(here):
-            _copy_tree(files, here, there)
+            _copy_tree(files, here, there, tell)
             continue
         with (
             closing(files, files.open(here, os.O_RDONLY)) as old,
@@ -463,6 +542,7 @@ def _copy_tree(files: Files, source: str, target: str) -> None:
             while data := files.pread(old, _COPY_STEP, position):
                 write_all(files, new, data, position)
                 position += len(data)
+                tell(len(data))
             files.sync_file(new)
     files.sync_directory(target)
     files.sync_directory(os.path.dirname(target))
