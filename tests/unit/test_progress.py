@@ -356,17 +356,35 @@ def test_a_proof_out_of_the_log_alone_is_that_out_of_tiles(tmp_path: Path) -> No
 
 # --- what is no function ----------------------------------------------------------------------
 
+OTHERS: dict[str, Callable[[Store, Path, Any], object]] = {
+    "verify": lambda store, _, progress: store.verify(progress=progress),
+    "snapshot": lambda store, path, progress: store.snapshot(path / "new", progress=progress),
+    "fork": lambda store, path, progress: store.fork(path / "new", progress=progress),
+    "restore": lambda _, path, progress: Store.restore(
+        path / "snapshot", path / "new", progress=progress
+    ),
+}
+
 
 @pytest.mark.parametrize("wrong", [5, "yes", (1, 2)], ids=repr)
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", [*WORKS, *OTHERS])
 def test_what_is_no_function_is_refused_before_anything_is_done(
     name: str, wrong: Any, tmp_path: Path
 ) -> None:
-    with WORKS[name](tmp_path / "j") as work:
-        before = tree(tmp_path)
-        with pytest.raises(InvalidInput) as refused:
-            work.run(wrong)
-        assert tree(tmp_path) == before
+    if name in WORKS:
+        with WORKS[name](tmp_path / "j") as work:
+            before = tree(tmp_path)
+            with pytest.raises(InvalidInput) as refused:
+                work.run(wrong)
+            assert tree(tmp_path) == before
+    else:
+        with Store.open(tmp_path / "j", **SMALL) as store:
+            fill(store, 10)
+            store.snapshot(tmp_path / "snapshot")
+            before = tree(tmp_path)
+            with pytest.raises(InvalidInput) as refused:
+                OTHERS[name](store, tmp_path, wrong)
+            assert tree(tmp_path) == before
     assert (refused.value.field, refused.value.value) == ("progress", wrong)
 
 

@@ -19,6 +19,7 @@ from batpak.config import StoreConfig
 from batpak.engine.building import building, publish, sync_tree
 from batpak.engine.history import Copies, Place, copy_folder, copy_history, write_new
 from batpak.engine.opening import open_for_writing
+from batpak.engine.progress import check_progress
 from batpak.engine.sharing import Sharer, Way
 from batpak.engine.system import close_event, history_event
 from batpak.errors import SnapshotDamaged
@@ -64,6 +65,7 @@ def fork_journal(
     Raises DestinationTaken, JournalLocked (somebody else builds there), InvalidInput,
     JournalCorrupt, Unavailable.
     """
+    check_progress(progress)
     began = time.perf_counter()
     destination = os.path.abspath(destination)
     config = StoreConfig(origin=origin)

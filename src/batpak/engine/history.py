@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from batpak.engine.building import is_folder
 from batpak.engine.manifest import FileEntry, may_hold
+from batpak.engine.progress import Progress
 from batpak.engine.reading import LogReader
 from batpak.engine.sharing import Kept, Sharer, Way
 from batpak.errors import InvalidInput, StorageFailed
@@ -29,8 +30,6 @@ __all__ = ["FOLDERS", "Copies", "Place", "copy_folder", "copy_history", "place_o
 
 FOLDERS: Final = ("checkpoints", "cursors")
 """Folders of small files that are authority."""
-Progress = Callable[[int, int], None]
-"""Told bytes that are done, and bytes in all, now and then."""
 
 
 class Place(NamedTuple):
@@ -126,7 +125,10 @@ def copy_history(
     copies: Copies,
     progress: Progress | None = None,
 ) -> None:
-    """Put the segments below the bound, and their sidecars, into `target`. Raises OSError."""
+    """Put the segments below the bound, and their sidecars, into `target`. Raises OSError.
+
+    `progress` is told bytes.
+    """
     sizes = _sizes(files, layout, place)
     done, total = 0, sum(sizes)
 

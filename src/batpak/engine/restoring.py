@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from batpak.engine.building import building, is_folder, publish, sync_tree
 from batpak.engine.forking import begin_fork, sign_in
 from batpak.engine.history import FOLDERS
 from batpak.engine.manifest import MANIFEST, MANIFEST_MAX_BYTES, FileEntry, Manifest
+from batpak.engine.progress import Progress, check_progress
 from batpak.engine.sharing import Sharer, digest_of
 from batpak.engine.survey import read_identity
 from batpak.errors import InvalidInput, NotASnapshot, SnapshotDamaged
@@ -30,7 +31,6 @@ __all__ = ["RestoreReport", "check_snapshot", "restore_snapshot"]
 
 _FOLDERS = ("segments", *FOLDERS)
 _MOST_FINDINGS = 100
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ def restore_snapshot(
     a fork with a new id. Raises NotASnapshot, SnapshotDamaged, DestinationTaken,
     JournalLocked (somebody else builds there), JournalCorrupt, Unavailable.
     """
+    check_progress(progress)
     began = time.perf_counter()
     if resume and origin is not None:
         raise InvalidInput(

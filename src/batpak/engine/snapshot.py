@@ -25,6 +25,7 @@ from batpak.engine.history import (
     write_new,
 )
 from batpak.engine.manifest import MANIFEST, Manifest
+from batpak.engine.progress import check_progress
 from batpak.engine.sharing import Sharer, Way
 from batpak.files import Files, read_small, wall_us
 from batpak.journal.header import HEADER_SIZE
@@ -71,6 +72,7 @@ def take_snapshot(
     `settle` gives the bound, once it is asked. Raises DestinationTaken, JournalLocked
     (somebody else builds there), InvalidInput, JournalCorrupt, Unavailable.
     """
+    check_progress(progress)
     began = time.perf_counter()
     destination = os.path.abspath(destination)
     copies = Copies()
