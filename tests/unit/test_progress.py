@@ -83,7 +83,7 @@ def compacting(path: Path) -> Generator[Work]:
             base
             for event in store
             if event.kind.raw == 0x0014
-            for base, _ in event.value["segments"]  # type: ignore[index]  # docs/format.md
+            for base, _ in event.value["segments"]  # type: ignore[index]  # as docs/format.md says
         }
         assert rewritten == bases, "each segment is said to be rewritten"
 
@@ -456,7 +456,7 @@ def test_a_compaction_that_was_stopped_keeps_each_segment_old_or_new(tmp_path: P
         assert left == planned[-len(left) :]
         # Those that were rewritten are said to be, at once.
         told = work.store.at(len(work.store) - 1).value
-        assert [base for base, _ in told["segments"]] == planned[: -len(left)]  # type: ignore[index]  # docs/format.md
+        assert [base for base, _ in told["segments"]] == planned[: -len(left)]  # type: ignore[index]  # as docs/format.md says
         for base in left:
             name = f"{base:020}.seg"
             assert (path / "segments" / name).read_bytes()[: len(before[name])] == before[name]
