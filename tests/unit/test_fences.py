@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -657,3 +659,198 @@ def test_what_can_not_be_an_event_is_not_staged(store: Store, stage: Callable[[A
         stage(outbox)
     assert len(outbox) == 1
     assert len(outbox.flush()) == 1
+
+
+# --- an outbox that is used while it is written ---------------------------------------
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Come back when this is so; for what no file operation tells."""
+    end = time.monotonic() + WAIT
+    while not holds():
+        assert time.monotonic() < end, "it never came to that"
+        os.sched_yield()
+
+
+def stands_at(store: Any, gates: str) -> bool:
+    """Whether a thread waits for the queue: for its room, or for what is settled."""
+    queue = store._queue
+    return queue is not None and bool(vars(queue)[gates])
+
+
+def test_events_are_staged_while_an_outbox_is_flushed(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal") as (store, files), ThreadPoolExecutor(2) as pool:
+        outbox = store.outbox()
+        assert outbox.stage(ALICE, 0, kind=NOTE) == 0
+        with held(files):
+            flushing = pool.submit(outbox.flush)
+            sync_has_begun(files)
+            # Its number stays its own, and that of what is being written is nobody else's.
+            assert pool.submit(outbox.stage, ALICE, 1, kind=NOTE).result(WAIT) == 1
+            with pytest.raises(InvalidInput) as refused:
+                outbox.stage(ALICE, 2, kind=NOTE, causation=Prior(0))
+            assert (refused.value.field, refused.value.facts["value"]) == ("causation", 0)
+            assert outbox.stage(ALICE, 2, kind=NOTE, causation=Prior(1)) == 2
+            assert len(outbox) == 3
+            # What another flush writes is not written twice.
+            assert not flushing.done()
+        [first] = flushing.result(WAIT)
+        second, third = outbox.flush()
+        assert store.get(third.event_id).caused_by(second.event_id)
+        assert [one.clock for one in (first, second, third)] == [0, 1, 2]
+        assert values(store) == [0, 1, 2]
+        assert outbox.stage(ALICE, 3, kind=NOTE) == 0
+
+
+def test_what_another_flush_is_writing_is_not_written_again(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal") as (store, files), ThreadPoolExecutor(1) as pool:
+        outbox = store.outbox()
+        outbox.stage(ALICE, 0, kind=NOTE)
+        with held(files):
+            flushing = pool.submit(outbox.flush)
+            sync_has_begun(files)
+            assert outbox.flush() == ()
+            assert outbox.submit().result(0) == ()
+            outbox.discard()
+        assert len(flushing.result(WAIT)) == 1
+        assert (values(store), len(outbox)) == ([0], 0)
+
+
+def test_a_callback_may_stage_and_flush_while_its_thread_flushes(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal") as (store, _):
+        outbox = store.outbox()
+        go = threading.Event()
+
+        def again(_: object) -> None:
+            assert go.wait(WAIT)
+            outbox.stage(BOB, "staged by a callback", kind=NOTE)
+            outbox.flush()
+
+        def use() -> None:
+            outbox.stage(ALICE, 0, kind=NOTE)
+            store.submit(ALICE, "queued", kind=NOTE).add_done_callback(again)
+            outbox.flush()
+
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        # It waits for what it has submitted, whose thread waits for us.
+        until(lambda: stands_at(store, "_patient"))
+        go.set()
+        thread.join(WAIT)
+        assert not thread.is_alive(), "the flush and the callback wait for each other"
+        assert values(store) == ["queued", 0]
+        assert values(store, BOB.entity) == ["staged by a callback"]
+
+
+def test_a_callback_may_stage_while_an_outbox_waits_for_room_in_the_queue(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal", submit_capacity=1) as (store, _):
+        outbox = store.outbox()
+        began, go = threading.Event(), threading.Event()
+
+        def again(_: object) -> None:
+            began.set()
+            assert go.wait(WAIT)
+            outbox.stage(BOB, "staged by a callback", kind=NOTE)
+
+        store.submit(ALICE, "first", kind=NOTE).add_done_callback(again)
+        assert began.wait(WAIT)
+        store.submit(ALICE, "second", kind=NOTE)
+        outbox.stage(ALICE, "third", kind=NOTE)
+        futures: list[Future[Any]] = []
+        thread = threading.Thread(target=lambda: futures.append(outbox.submit()), daemon=True)
+        thread.start()
+        until(lambda: stands_at(store, "_full"))
+        go.set()
+        thread.join(WAIT)
+        assert not thread.is_alive(), "the outbox and the callback wait for each other"
+        assert futures[0].result(WAIT)[0].clock == 2
+        assert len(outbox.flush()) == 1
+        assert values(store, BOB.entity) == ["staged by a callback"]
+
+
+def test_what_was_staged_while_a_flush_failed_is_a_commit_of_its_own(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal", durability=Durability.OS) as (store, files):
+        outbox = store.outbox()
+        outbox.stage(ALICE, 0, kind=NOTE)
+        go, began = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            began.set()
+            assert go.wait(WAIT)
+
+        def flush() -> None:
+            store.submit(BOB, "queued", kind=NOTE).add_done_callback(hold)
+            with pytest.raises(NoSpace):
+                outbox.flush()
+
+        with ThreadPoolExecutor(1) as pool:
+            flushing = pool.submit(flush)
+            assert began.wait(WAIT)
+            until(lambda: stands_at(store, "_patient"))
+            outbox.stage(ALICE, 1, kind=NOTE)
+            files.refuse("pwrite", FIRST, errno.ENOSPC)
+            go.set()
+            flushing.result(WAIT)
+        assert len(outbox) == 2
+        outbox.stage(ALICE, 2, kind=NOTE, causation=Prior(1))
+        written = files.count("pwrite", FIRST)
+        files.refused.clear()
+        first, second, third = outbox.flush()
+        assert files.count("pwrite", FIRST) == written + 2
+        assert [one.clock for one in (first, second, third)] == [0, 1, 2]
+        assert store.get(third.event_id).caused_by(second.event_id)
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_an_interrupted_flush_is_tried_again_by_itself(tmp_path: Path, keyed: bool) -> None:
+    files = FaultyFiles()
+    with Store.open(tmp_path / "journal", files=files) as store:
+
+        def stage(value: int, **options: Any) -> int:
+            key = operation_key("outbox", str(value)) if keyed else None
+            return outbox.stage(ALICE, value, kind=NOTE, key=key, **options)
+
+        outbox = store.outbox()
+        stage(0)
+        files.arm(1 if keyed else 0, Fault.INTERRUPT)
+        with pytest.raises(KeyboardInterrupt):
+            outbox.flush()
+        assert files.fired[-1].name == "pwrite"
+        assert stage(1) == 1
+        with pytest.raises(InvalidInput):
+            stage(2, causation=Prior(0))
+        assert len(outbox) == 2
+        receipts = outbox.flush()
+        assert [one.replayed for one in receipts] == [keyed, False]
+        assert values(store) == ([0, 1] if keyed else [0, 0, 1])
+        assert len(outbox) == 0
+
+
+def test_a_submitted_outbox_has_what_was_interrupted_before_written_first(tmp_path: Path) -> None:
+    files = FaultyFiles()
+    with Store.open(tmp_path / "journal", files=files) as store:
+        outbox = store.outbox()
+        outbox.stage(ALICE, 0, kind=NOTE, key=operation_key("outbox", "0"))
+        files.arm(1, Fault.INTERRUPT)
+        with pytest.raises(KeyboardInterrupt):
+            outbox.flush()
+        outbox.stage(ALICE, 1, kind=NOTE)
+        assert [one.clock for one in outbox.submit().result(WAIT)] == [1]
+        assert len(outbox) == 0
+        assert values(store) == [0, 1]
+
+
+def test_a_flush_that_fails_says_what_was_written_before(tmp_path: Path) -> None:
+    files = FaultyFiles()
+    with Store.open(tmp_path / "journal", files=files) as store:
+        outbox = store.outbox(unless=Unless(Region(entity=BOB.entity)))
+        outbox.stage(ALICE, 0, kind=NOTE, key=operation_key("outbox", "0"))
+        files.arm(1, Fault.INTERRUPT)
+        with pytest.raises(KeyboardInterrupt):
+            outbox.flush()
+        store.append(BOB, 1, kind=NOTE)
+        outbox.stage(ALICE, 1, kind=NOTE, key=operation_key("outbox", "1"))
+        with pytest.raises(ConditionFailed) as raised:
+            outbox.flush()
+        assert raised.value.__notes__ == ["written before that, and no longer staged: event 1"]
+        assert len(outbox) == 1

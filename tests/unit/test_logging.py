@@ -654,6 +654,25 @@ def test_an_outbox_that_was_written_before_a_clock_failed_is_empty(tmp_path: Pat
         assert values(store, ALICE.entity) == [1]
 
 
+def test_a_log_handler_that_flushes_the_outbox_writes_nothing_twice(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "j", sync_warning=ALWAYS_SLOW) as store:
+        outbox = store.outbox()
+
+        def flush() -> None:
+            if handler.seen == 1:
+                outbox.stage(AUDIT, "slow", kind=NOTE)
+                assert len(outbox.flush()) == 1
+
+        for value in ("A", "B"):
+            outbox.stage(ALICE, value, kind=NOTE)
+        with acting("slow-sync", flush) as handler:
+            assert len(outbox.flush()) == 2
+        assert handler.seen
+        assert len(outbox) == 0
+        assert values(store, ALICE.entity) == ["A", "B"]
+        assert values(store, AUDIT.entity) == ["slow"]
+
+
 def test_the_thread_of_every_goes_on_after_a_sync_that_failed(tmp_path: Path) -> None:
     clock, files = Stumbling(), WatchedFiles()
     options: dict[str, Any] = {

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from batpak.coordinate import Coordinate
 from batpak.engine.preparing import Preparer, check_unique_keys
@@ -33,53 +33,84 @@ from batpak.receipt import AppendReceipt
 
 __all__ = ["Fence", "Outbox"]
 
+R = TypeVar("R")
+T = TypeVar("T")
+
 _RECORD_ROOM: Final = MAX_RECORD_BYTES - 64
 
 
 class _Stage:
-    """Events that wait for their commit; Prior(i) names the i-th of them."""
+    """Events of one commit that wait for it; Prior(i) names the one whose number is i."""
 
-    def __init__(self, preparer: Preparer, most: int) -> None:
+    def __init__(
+        self, preparer: Preparer, most: int, lock: threading.RLock, first: int = 0
+    ) -> None:
+        """`first` is the number of its first event; `lock` guards it."""
         self._preparer = preparer
         self._most = most
-        self.lock = threading.RLock()
+        self._lock = lock
+        self._first = first
         # guarded by the lock
         self.events: list[Prepared] = []
         self._bytes = 0
+        self.attempt: object = None
+        """Who is writing it now."""
+        self.is_unsure = False
+        """Whether an attempt to write it ended so that nobody knows what came of it."""
+
+    @property
+    def next(self) -> int:
+        """The number of the next event."""
+        return self._first + len(self.events)
 
     def add(self, item: Item) -> int:
         """Stage one event; its number. Raises InvalidInput, FenceTooLarge."""
-        with self.lock:
-            number = len(self.events)
+        with self._lock:
+            number = self.next
             event = self._preparer.one(
                 item.coordinate, item.payload, item.kind, item.correlation, item.causation,
                 item.lane, item.depth, item.flags, item.extensions, item.key, None, number,
                 item.is_raw,
             )  # fmt: skip
+            event.correlation_id = self._within("correlation", event.correlation_id)
+            event.causation_id = self._within("causation", event.causation_id)
             size = ROW_SIZE + 4 + len(event.metadata) + len(event.envelope)
-            if number >= self._most or self._bytes + size > _RECORD_ROOM:
+            count = len(self.events)
+            if count >= self._most or self._bytes + size > _RECORD_ROOM:
                 raise FenceTooLarge(
-                    f"{number} events with {self._bytes} bytes are staged; one more is too much",
-                    limit=self._most if number >= self._most else _RECORD_ROOM,
+                    f"{count} events with {self._bytes} bytes are staged; one more is too much",
+                    limit=self._most if count >= self._most else _RECORD_ROOM,
                     advice="commit what is staged, or raise batch_max_events",
                 )
             self.events.append(event)
             self._bytes += size
             return number
 
+    def _within(self, field: str, reference: T) -> T | int:
+        """A number as the commit counts its events; an id is left alone. Raises InvalidInput."""
+        if not isinstance(reference, int):
+            return reference
+        if reference < self._first:
+            raise InvalidInput(
+                f"Prior({reference}) names an event of an earlier commit, which a flush has begun",
+                field=field,
+                value=reference,
+                advice="pass the event_id of its receipt",
+            )
+        return reference - self._first
+
     def take(self) -> list[Prepared]:
-        """All that is staged, without forgetting it."""
-        with self.lock:
+        """All that is staged, without forgetting it. Raises IdempotencyConflict."""
+        with self._lock:
             events = list(self.events)
         check_unique_keys(events)
         return events
 
-    def forget(self, count: int) -> None:
-        """The first `count` events are written, or given up."""
-        with self.lock:
-            gone = self.events[:count]
-            del self.events[:count]
-            self._bytes -= sum(ROW_SIZE + 4 + len(one.metadata) + len(one.envelope) for one in gone)
+    def forget(self) -> None:
+        """Give up all that is staged."""
+        with self._lock:
+            self.events.clear()
+            self._bytes = 0
 
 
 def _item(
@@ -118,7 +149,8 @@ class Fence:
         on_end: Callable[[Fence], None],
         on_loss: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._stage = _Stage(stage, most)
+        self._lock = threading.RLock()
+        self._stage = _Stage(stage, most, self._lock)
         self._commit = commit
         self._on_enter = on_enter
         self._on_end = on_end
@@ -161,7 +193,7 @@ class Fence:
     def _add(self, item: Item) -> Ticket[AppendReceipt]:
         if not isinstance(item, Item):
             raise InvalidInput("a fence takes Items", field="items", value=type(item).__name__)
-        with self._stage.lock:
+        with self._lock:
             self._check()
             ticket = Ticket[AppendReceipt]()
             # With its number: Ctrl-C can leave an event without its ticket.
@@ -186,11 +218,11 @@ class Fence:
 
     def _give_up(self, what: str, ended: str) -> None:
         error = Cancelled(what, advice="append again; nothing of it was written")
-        with self._stage.lock:
+        with self._lock:
             if self._ended is None:
                 self._ended, self._error = ended, error
         if self._ended != "committed":
-            self._stage.forget(len(self._stage.events))
+            self._stage.forget()
             self._settle()
 
     def _settle(self) -> None:
@@ -250,7 +282,7 @@ class Fence:
 
     def _commit_all(self) -> None:
         try:
-            with self._stage.lock:
+            with self._lock:
                 if self._ended == "cancelled":
                     return
                 self._check()
@@ -289,8 +321,9 @@ class Outbox:
     """Events that are staged now and written together by `flush`; made by `Store.outbox`.
 
     After a failed flush everything is still staged; after Ctrl-C too, though it may be
-    written by then: give the events keys, and flushing again is safe. What is never
-    flushed is never written, and nothing tells.
+    written by then: give the events keys, and flushing again is safe. What is staged while
+    a flush is under way, or after Ctrl-C in one, becomes a commit of its own. Threads may
+    share an outbox. What is never flushed is never written, and nothing tells.
     """
 
     def __init__(
@@ -300,59 +333,122 @@ class Outbox:
         commit: Callable[[Sequence[Prepared]], tuple[AppendReceipt, ...]],
         submit: Callable[[Sequence[Prepared]], Future[tuple[AppendReceipt, ...]]],
     ) -> None:
-        self._stage = _Stage(stage, most)
+        self._preparer = stage
+        self._most = most
         self._commit = commit
         self._submit = submit
+        self._lock = threading.RLock()
+        # guarded by the lock, which nobody holds while a commit is made: that waits for
+        # the queue, whose callbacks may stage, and it calls log handlers, which may flush
+        self._stages: list[_Stage] = []
+        """What is not known to be written, in order; only the last one takes further events."""
 
     def stage(self, coordinate: Coordinate, payload: object, **options: Any) -> int:
         """Stage one event; keywords as for `Item`. Its number: Prior(n) names it.
 
-        Raises InvalidInput, FenceTooLarge.
+        Numbers go on from those of what is still staged or being written. Raises
+        InvalidInput, also for a Prior of what a flush has begun to write, FenceTooLarge.
         """
-        return self._stage.add(_item(coordinate, payload, **options))
+        return self._add(_item(coordinate, payload, **options))
 
     def stage_raw(
         self, coordinate: Coordinate, kind: EventKind, data: bytes, **options: Any
     ) -> int:
         """As `stage`, for bytes as given."""
-        return self._stage.add(Item.raw(coordinate, kind, data, **options))
+        return self._add(Item.raw(coordinate, kind, data, **options))
+
+    def _add(self, item: Item) -> int:
+        with self._lock:
+            last = self._stages[-1] if self._stages else None
+            if last is not None and last.attempt is None and not last.is_unsure:
+                return last.add(item)
+            fresh = _Stage(self._preparer, self._most, self._lock, 0 if last is None else last.next)
+            number = fresh.add(item)
+            self._stages.append(fresh)
+            return number
 
     def __len__(self) -> int:
-        return len(self._stage.events)
+        """Events that are not known to be written, those of a flush under way among them."""
+        return sum([len(stage.events) for stage in list(self._stages)])
 
     def flush(self) -> tuple[AppendReceipt, ...]:
         """Write all that is staged as one commit. Raises as `Store.append_many`.
 
-        After Indeterminate the events are written, and no longer staged.
+        After Indeterminate the events are written, and no longer staged. What another
+        thread's flush is writing is left to that one, and not waited for. What an
+        interrupted flush has left goes first, as a commit of its own, as does what was
+        staged before a flush that failed, where more came meanwhile: the error of a later
+        commit has a note that says which events are written.
         """
-        with self._stage.lock:
-            events = self._stage.take()
-            if not events:
-                return ()
-            try:
-                receipts = self._commit(events)
-            except BatpakError as error:
-                if getattr(error, "receipts", ()):
-                    self._stage.forget(len(events))
-                raise
-            self._stage.forget(len(events))
-            return receipts
+        with self._lock:
+            stages = list(self._stages)
+        return self._write(stages)
 
     def submit(self) -> Future[tuple[AppendReceipt, ...]]:
         """Queue all that is staged as one commit; it is no longer staged then.
 
-        Raises StoreClosed, JournalPoisoned; then it still is.
+        What `flush` would write before the last of several commits is written at once, and
+        not the future's. Raises StoreClosed, JournalPoisoned, and then as `flush`; what was
+        not queued is still staged.
         """
-        with self._stage.lock:
-            events = self._stage.take()
-            if not events:
-                done: Future[tuple[AppendReceipt, ...]] = Future()
-                done.set_result(())
-                return done
-            future = self._submit(events)
-            self._stage.forget(len(events))
-            return future
+        with self._lock:
+            stages = list(self._stages)
+        self._write(stages[:-1])
+        queued = self._attempt(stages[-1], self._submit) if stages else None
+        if queued is not None:
+            return queued
+        done: Future[tuple[AppendReceipt, ...]] = Future()
+        done.set_result(())
+        return done
 
     def discard(self) -> None:
-        """Forget all that is staged."""
-        self._stage.forget(len(self._stage.events))
+        """Forget all that is staged; what a flush has begun is still written, or given up."""
+        with self._lock:
+            self._stages.clear()
+
+    def _write(self, stages: Sequence[_Stage]) -> tuple[AppendReceipt, ...]:
+        receipts: tuple[AppendReceipt, ...] = ()
+        for stage in stages:
+            try:
+                receipts += self._attempt(stage, self._commit) or ()
+            except BatpakError as error:
+                if receipts:
+                    numbers = ", ".join([str(one.sequence) for one in receipts])
+                    error.add_note(f"written before that, and no longer staged: event {numbers}")
+                raise
+        return receipts
+
+    def _attempt(self, stage: _Stage, write: Callable[[Sequence[Prepared]], R]) -> R | None:
+        """Write a stage and forget it; None if another attempt has it, or it is gone."""
+        mine = object()
+        is_over, is_unsure = False, True
+        try:
+            with self._lock:
+                if stage.attempt is not None or stage not in self._stages:
+                    return None
+                stage.attempt = mine
+            result = write(stage.take())
+            is_over = True
+            return result
+        except BatpakError as error:
+            is_over, is_unsure = bool(getattr(error, "receipts", ())), False
+            raise
+        finally:
+            # Three times, as in GroupCommit.run: Ctrl-C can cut it and cut that again.
+            try:
+                self._end(stage, mine, is_over, is_unsure)
+            finally:
+                try:
+                    self._end(stage, mine, is_over, is_unsure)
+                finally:
+                    self._end(stage, mine, is_over, is_unsure)
+
+    def _end(self, stage: _Stage, attempt: object, is_over: bool, is_unsure: bool) -> None:
+        """The attempt is over; may be called again, and for one that did not get the stage."""
+        with self._lock:
+            if stage.attempt is not attempt:
+                return
+            if is_over and stage in self._stages:
+                self._stages.remove(stage)
+            stage.is_unsure |= is_unsure
+            stage.attempt = None
