@@ -52,7 +52,7 @@ from batpak.engine.shredding import (
     fold_shredded,
     plan_shredding,
 )
-from batpak.engine.staging import Fence, Outbox
+from batpak.engine.staging import Fence, LostFences, Outbox
 from batpak.engine.submission import Pressure, Submission, SubmitQueue
 from batpak.engine.system import (
     MAX_SEGMENTS,
@@ -240,8 +240,7 @@ class Store(Reading):
         self._fences: dict[int, weakref.ref[Fence]] = {}
         """Those that have not ended, by id. Weakly: Ctrl-C can leave one that nobody could
         end. No WeakSet: Ctrl-C would be swallowed in the Python code of its callbacks."""
-        self._lost: list[Callable[[], None]] = []
-        """What tells the tickets of fences that were dropped before their end."""
+        self._lost = LostFences()
         self._fence_here = threading.local()
         self._erasing = threading.Lock()
         # guarded by _erasing
@@ -253,7 +252,7 @@ class Store(Reading):
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
         self._finalizer = weakref.finalize(
-            self, _dropped, opened.writer, self._layout.root, self._queues
+            self, _dropped, opened.writer, self._layout.root, self._queues, self._lost
         )
         self._finalizer.atexit = False
 
@@ -731,7 +730,7 @@ class Store(Reading):
         self._writer.check()
         check_conditions(expect, unless)
         check_on_replay(on_replay)
-        self._tell_lost()
+        self._lost.tell()
         self._check_no_fence()
         fence = Fence(
             self._preparer,
@@ -739,7 +738,7 @@ class Store(Reading):
             lambda events: self._append(events, expect, unless, durable, on_replay, None, None),
             self._fence_entered,
             self._fence_ended,
-            self._lost.append,
+            self._lost.add,
         )
         here = id(fence)
         self._fences[here] = weakref.ref(fence, partial(self._fences.pop, here))
@@ -769,11 +768,6 @@ class Store(Reading):
             fence = kept()
             if fence is not None:
                 fence.close()
-
-    def _tell_lost(self) -> None:
-        while self._lost:
-            self._lost[0]()
-            del self._lost[0]
 
     def outbox(
         self,
@@ -1457,7 +1451,7 @@ class Store(Reading):
         writer = self._writer
         if not writer.is_forked:
             self._end_fences()
-            self._tell_lost()
+            self._lost.tell()
             queue = self._last_queue()
             if queue is not None:
                 queue.refuse()
@@ -1501,7 +1495,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parent)
 
 
-def _dropped(writer: Writer, path: str, queues: list[SubmitQueue]) -> None:
+def _dropped(writer: Writer, path: str, queues: list[SubmitQueue], lost: LostFences) -> None:
     """A store was garbage-collected without close: free the lock and say so."""
     is_open = not writer.is_closed
     # First the lock: where warnings are errors, nothing after the warning runs.
@@ -1510,6 +1504,7 @@ def _dropped(writer: Writer, path: str, queues: list[SubmitQueue]) -> None:
         queues[0].abandon(writer.release)
     else:
         writer.release()
+    lost.orphan()
     if not is_open:
         # Its open failed, or its close was cut short: nobody forgot anything.
         return

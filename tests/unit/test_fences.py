@@ -11,6 +11,7 @@ import gc
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -409,6 +410,31 @@ def test_a_fence_whose_end_is_under_way_takes_nothing_more(tmp_path: Path) -> No
         assert values(store) == [1, 2]
 
 
+def test_a_second_block_of_a_fence_leaves_the_first_one_s_tickets_alone(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal") as (store, files), ThreadPoolExecutor(1) as pool:
+        fence = store.fence()
+        entered, go = threading.Event(), threading.Event()
+
+        def use() -> AppendReceipt:
+            with fence:
+                ticket = fence.append(ALICE, 1, kind=NOTE)
+                entered.set()
+                assert go.wait(WAIT)
+            return ticket.result(0)
+
+        using = pool.submit(use)
+        assert entered.wait(WAIT)
+        with held(files):
+            with pytest.raises(FenceEnded), fence:  # noqa: PT012  # a fence is a block
+                late = fence.append(ALICE, 2, kind=NOTE)
+                go.set()
+                sync_has_begun(files)
+            assert not late.done()
+        assert using.result(WAIT).clock == 0
+        assert late.result(0).clock == 1
+        assert fence.receipts == (using.result(0), late.result(0))
+
+
 def test_more_than_a_commit_can_hold_is_refused_and_the_rest_is_kept(store: Store) -> None:
     with store.fence() as fence:
         for number in range(4):
@@ -524,6 +550,38 @@ def test_who_waits_for_a_fence_that_was_dropped_is_told(tmp_path: Path) -> None:
         gc.collect()
     assert isinstance(tickets[2].exception(0), Cancelled)
     assert tickets[1].result(0).clock == 0
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_who_waits_for_a_fence_that_went_with_its_store_is_told(
+    tmp_path: Path, in_a_cycle: bool
+) -> None:
+    store = Store.open(tmp_path / "journal", durability=Durability.OS)
+    fence = store.fence()
+    first, second = fence.append_many([Item(ALICE, n, kind=NOTE) for n in range(2)])
+    told_in: list[int] = []
+
+    def leave(_: object) -> None:
+        told_in.append(threading.get_ident())
+        raise SystemExit
+
+    first.add_done_callback(leave)
+    kept: list[Any] = [fence, store]
+    if in_a_cycle:
+        kept.append(kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del kept, fence, store
+        gc.collect()
+    for ticket in (first, second):
+        error = ticket.exception(WAIT)
+        assert isinstance(error, Cancelled)
+        assert "dropped" in error.what
+    # Not by whoever collects it, who may hold any lock.
+    assert len(told_in) == 1
+    assert threading.get_ident() not in told_in
+    with Store.open(tmp_path / "journal") as store:
+        assert values(store) == []
 
 
 def test_a_fence_that_ended_before_close_keeps_its_receipts(tmp_path: Path) -> None:

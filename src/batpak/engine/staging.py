@@ -7,15 +7,17 @@ nothing is left of what was not committed. Knows how to stage, not how to commit
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from batpak.coordinate import Coordinate
 from batpak.engine.preparing import Preparer, check_unique_keys
-from batpak.engine.tickets import Ticket
+from batpak.engine.tickets import Ticket, told_of_callback
 from batpak.errors import (
     BatpakError,
     Cancelled,
@@ -31,7 +33,7 @@ from batpak.journal.record import MAX_RECORD_BYTES
 from batpak.kinds import EventKind
 from batpak.receipt import AppendReceipt
 
-__all__ = ["Fence", "Outbox"]
+__all__ = ["Fence", "LostFences", "Outbox"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -156,6 +158,8 @@ class Fence:
         self._on_end = on_end
         self._on_loss = on_loss
         self._ended: str | None = None
+        self._ending: object = None
+        """The end of a block that commits; that of another block tells no ticket."""
         self._error: Exception | None = None
         self._is_told = False
         self._tickets: list[tuple[int, Ticket[AppendReceipt]]] = []
@@ -268,25 +272,27 @@ class Fence:
         if error is not None:
             self._give_up("the fence's block raised", "cancelled by an exception")
             return
+        ending = object()
         try:
-            self._commit_all()
+            self._commit_all(ending)
         finally:
             # Three times, as in GroupCommit.run: Ctrl-C can cut it and cut that again.
             try:
-                self._finish()
+                self._finish(ending)
             finally:
                 try:
-                    self._finish()
+                    self._finish(ending)
                 finally:
-                    self._finish()
+                    self._finish(ending)
 
-    def _commit_all(self) -> None:
+    def _commit_all(self, ending: object) -> None:
+        with self._lock:
+            if self._ended == "cancelled":
+                return
+            self._check()
+            # No call between the two, which Ctrl-C could part.
+            self._ended, self._ending = "committed", ending
         try:
-            with self._lock:
-                if self._ended == "cancelled":
-                    return
-                self._check()
-                self._ended = "committed"
             events = self._stage.take()
             self.receipts = self._commit(events) if events else ()
         except Exception as failure:
@@ -294,11 +300,11 @@ class Fence:
             self._error = self._error or failure
             raise
 
-    def _finish(self) -> None:
+    def _finish(self, ending: object) -> None:
         """The end of the block, whatever came of it; may be called again."""
         if self._ended is None:
             self._give_up("the fence's end was interrupted", "cancelled by an exception")
-        else:
+        elif self._ending is ending or self._ended != "committed":
             self._settle()
 
 
@@ -315,6 +321,52 @@ def _lost(
             ticket.tell(None, why)
 
     return tell
+
+
+class LostFences:
+    """What tells the tickets of fences that nobody has any more; `add` may come from anywhere.
+
+    Such a fence is found by collection, which may strike in any lock's hold: its tickets are
+    told by who comes along next, and once the store is gone too, by a thread for it.
+    """
+
+    def __init__(self) -> None:
+        self._untold: list[Callable[[], None]] = []
+        self._is_orphan = False
+
+    def add(self, tell: Callable[[], None]) -> None:
+        """One more; `tell` may be called again after an interruption."""
+        self._untold.append(tell)
+        if self._is_orphan:
+            self._begin()
+
+    def tell(self) -> None:
+        """Tell all that wait; callbacks of their tickets are run."""
+        for tell in list(self._untold):
+            tell()
+            with suppress(ValueError):  # another thread has told it too
+                self._untold.remove(tell)
+
+    def orphan(self) -> None:
+        """The store is gone: nobody will come along. For a finalizer, as `add`."""
+        self._is_orphan = True
+        if self._untold:
+            self._begin()
+
+    def _begin(self) -> None:
+        # A bare thread: to start another one waits. Where none can be had, as at the end of
+        # the process, there is nobody left to tell either.
+        with suppress(RuntimeError):
+            _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        # Each callback is called once, so this comes to an end.
+        while self._untold:
+            try:
+                self.tell()
+            except BaseException as raised:  # noqa: BLE001  # of a callback, in a thread of ours
+                with suppress(BaseException):
+                    told_of_callback(raised)
 
 
 class Outbox:
