@@ -75,7 +75,7 @@ from batpak.errors import (
     Unavailable,
     WaitTimeout,
 )
-from batpak.event import Event
+from batpak.event import Event, decode_extensions
 from batpak.files import REAL, Files, path_text
 from batpak.ids import EventId
 from batpak.index.runs import Runs
@@ -384,7 +384,8 @@ class Store(Reading):
             key, expect, 0, False, None if gates is None else self._marks_of(gates),
         )  # fmt: skip
         if gates is not None:
-            self._ask_gates(gates, event, extensions)
+            _check_asked(None, unless, on_replay, wait, timeout)
+            self._ask_gates(gates, event)
         if (
             unless is not None or wait is not None or timeout is not None or on_replay != "raise"
             or (key is not None and not self._keys_ready)
@@ -457,6 +458,8 @@ class Store(Reading):
         and refused for several. A bad item is named by its index and nothing is written.
         Raises as `append`, and BatchTooLarge.
         """
+        if gates is not None:
+            _check_asked(expect, unless, on_replay, wait, timeout)
         events = self._judged(items, correlation, causation, gates)
         return self._append(events, expect, unless, durable, on_replay, wait, timeout)
 
@@ -475,8 +478,8 @@ class Store(Reading):
         events = self._preparer.many(batch, correlation, causation, marks, marks_all=True)
         # Once for all items: an iterator gives its gates only once.
         asked = self._asked(gates)
-        for item, event in zip(batch, events, strict=True):
-            self._ask_gates(asked, event, item.extensions, is_one_of=len(batch))
+        for event in events:
+            self._ask_gates(asked, event, is_one_of=len(batch))
         return events
 
     def append_imported(
@@ -616,14 +619,7 @@ class Store(Reading):
             )
         return asked
 
-    def _ask_gates(
-        self,
-        gates: Gates,
-        event: Prepared,
-        extensions: Mapping[str, bytes] | None,
-        *,
-        is_one_of: int = 1,
-    ) -> None:
+    def _ask_gates(self, gates: Gates, event: Prepared, *, is_one_of: int = 1) -> None:
         """Raises GateDenied, GatePassError unless the event may be committed."""
         from batpak.gates import Bypass, Denied, GateContext, Passed
 
@@ -635,7 +631,8 @@ class Store(Reading):
             EventKind.from_raw(event.kind),
             self._preparer.payload_of(event),
             payload_version=event.payload_version,
-            extensions=extensions,
+            # From the bytes: what the caller gave may be another mapping by now.
+            extensions=decode_extensions(event.extensions),
             reader=self,
         )
         if isinstance(gates, Passed):
@@ -823,6 +820,8 @@ class Store(Reading):
         on_replay: OnReplay = "raise",
     ) -> Future[tuple[AppendReceipt, ...]]:
         """Queue one commit of several events, as `append_many` would write it."""
+        if gates is not None:
+            _check_asked(expect, unless, on_replay)
         events = self._judged(items, correlation, causation, gates)
         guard = self._guard(events, expect, unless)
         return self._submit(events, guard, durable, on_replay, is_single=False)
@@ -842,7 +841,8 @@ class Store(Reading):
                 item.is_raw, None if gates is None else self._marks_of(gates),
             )  # fmt: skip
             if gates is not None:
-                self._ask_gates(gates, event, item.extensions)
+                _check_asked(None, unless, on_replay)
+                self._ask_gates(gates, event)
         else:
             event = self._prepare(
                 coordinate, payload, None, None, None, 0, 0, 0, None, None, expect
@@ -1518,6 +1518,23 @@ def _dropped(writer: Writer, path: str, queues: list[SubmitQueue], lost: LostFen
         ResourceWarning,
         stacklevel=2,
     )
+
+
+def _check_asked(
+    expect: Mapping[str, int | Expect] | None,
+    unless: Unless | None,
+    on_replay: OnReplay,
+    wait: Watermark | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Refuse a call that can never be right before gates are asked, and a pass is used up.
+
+    Raises InvalidInput.
+    """
+    check_conditions(expect, unless)
+    check_on_replay(on_replay)
+    check_wait(wait)
+    check_timeout(timeout)
 
 
 def _check_kinds(config: StoreConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from batpak import (
 from batpak.errors import GatePassError, InvalidInput, PayloadTooLarge, ReservedName
 from batpak.gates import DenialPayload, Gate, Passed, Verdict
 from batpak.kinds import SYSTEM_DENIAL
+from tests.watched_files import WAIT
 
 ALICE = Coordinate("player:alice", "room:hall")
 NOTE = EventKind(0xF, 0x51)
+ITEM = Item(ALICE, 1, kind=NOTE)
 
 
 @pytest.fixture
@@ -191,6 +193,88 @@ def test_a_pass_is_good_for_the_event_that_it_was_given_for(store: Store) -> Non
     with pytest.raises(InvalidInput):
         store.append_many([Item(ALICE, 1, kind=NOTE)] * 2, gates=passed(1))
     assert [event.value for event in store.entity("player:alice")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("field", "call"),
+    [
+        ("wait", lambda s, g: s.append(ALICE, 1, kind=NOTE, gates=g, wait="durable")),
+        ("timeout", lambda s, g: s.append(ALICE, 1, kind=NOTE, gates=g, timeout=-1)),
+        ("on_replay", lambda s, g: s.append(ALICE, 1, kind=NOTE, gates=g, on_replay="x")),
+        ("unless", lambda s, g: s.append(ALICE, 1, kind=NOTE, gates=g, unless=5)),
+        ("expect", lambda s, g: s.append(ALICE, 1, kind=NOTE, gates=g, expect="x")),
+        ("on_replay", lambda s, g: s.submit(ALICE, 1, kind=NOTE, gates=g, on_replay="x")),
+        ("unless", lambda s, g: s.try_submit(ALICE, 1, kind=NOTE, gates=g, unless=5)),
+        ("wait", lambda s, g: s.append_many([ITEM], gates=g, wait="durable")),
+        ("timeout", lambda s, g: s.append_many([ITEM], gates=g, timeout=-1)),
+        ("on_replay", lambda s, g: s.append_many([ITEM], gates=g, on_replay="x")),
+        ("unless", lambda s, g: s.append_many([ITEM], gates=g, unless=5)),
+        ("expect", lambda s, g: s.append_many([ITEM], gates=g, expect=5)),
+        ("expect", lambda s, g: s.submit_many([ITEM], gates=g, expect=5)),
+        ("unless", lambda s, g: s.submit_many([ITEM], gates=g, unless=5)),
+        ("on_replay", lambda s, g: s.submit_many([ITEM], gates=g, on_replay="x")),
+    ],
+)
+def test_gates_are_asked_about_no_call_that_could_never_be_right(
+    store: Store, field: str, call: Callable[[Store, Any], object]
+) -> None:
+    asked: list[object] = []
+
+    @gate("asked", "notes that it was asked")
+    def note_it(context: GateContext) -> Denial | None:
+        asked.append(context)
+        return None
+
+    answer = GateSet([small]).check(GateContext.of(ALICE, 1, kind=NOTE))
+    assert isinstance(answer, Passed)
+    written = store.frontier().written
+    for gates in (answer, [note_it]):
+        with pytest.raises(InvalidInput) as caught:
+            call(store, gates)
+        assert caught.value.field == field
+    assert not answer.is_spent
+    assert not asked
+    assert store.frontier().written == written
+    store.append(ALICE, 1, kind=NOTE, gates=answer)
+    assert answer.is_spent
+
+
+class Counting(Mapping[str, bytes]):
+    """Extensions that are others each time they are looked at."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __getitem__(self, name: str) -> bytes:
+        self.looks += 1
+        return b"%d" % self.looks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("acme.looks",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_gates_judge_the_extensions_that_are_written(store: Store) -> None:
+    judged: list[dict[str, bytes]] = []
+    shared = {"acme.role": b"user"}
+
+    @gate("judged", "notes what it judges, and changes what it can")
+    def judge(context: GateContext) -> Denial | None:
+        judged.append(dict(context.extensions))
+        shared["acme.role"] = b"admin"
+        return None
+
+    receipts = [
+        store.append(ALICE, 1, kind=NOTE, extensions=Counting(), gates=[judge]),
+        store.submit(ALICE, 1, kind=NOTE, extensions=Counting(), gates=[judge]).result(WAIT),
+    ]
+    shared["acme.role"] = b"user"
+    items = [Item(ALICE, n, kind=NOTE, extensions=shared) for n in range(2)]
+    receipts += store.append_many(items, gates=[judge])
+    assert judged == [dict(receipt.extensions) for receipt in receipts]
+    assert judged[2:] == [{"acme.role": b"user"}] * 2
 
 
 @pytest.mark.parametrize("many", [False, True])
