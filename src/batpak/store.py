@@ -47,6 +47,7 @@ from batpak.engine.sealing import Sealer, wants_sidecar, write_sidecar
 from batpak.engine.shredding import (
     KEYS_IN_A_COMMIT,
     ShredReport,
+    check_held,
     check_keyring,
     destroy_keys,
     fold_shredded,
@@ -950,6 +951,7 @@ class Store(Reading):
         what: Region | Iterable[EventId | int | bytes] | EventId | int | bytes,
         *,
         also_others: bool = False,
+        also_missing: bool = False,
     ) -> ShredReport:
         """Destroy the keys of these events' payloads: nobody reads them again, in no copy.
 
@@ -957,7 +959,9 @@ class Store(Reading):
         First the journal says, durably, which keys are shredded; then the keyring destroys
         them. Events, hashes, receipts and proofs stay. A key covers what the keyring's policy
         says: where it covers more events than `what` does, nothing is done unless
-        `also_others`. What was shredded before is destroyed again, in case it still stands.
+        `also_others`. Where the keyring has not one of the keys, it may be the wrong one, and
+        nothing is done unless `also_missing`; the report then names them. What was shredded
+        before is destroyed again, in case it still stands.
         Raises InvalidInput, EventNotFound, NotShreddable, KeyringRefused without a keyring,
         PayloadDamaged, as `append`; KeyNotDestroyed when the journal says so and the keyring
         failed: repeat it, or open the journal again.
@@ -977,10 +981,14 @@ class Store(Reading):
             plan = plan_shredding(self._reader, what, self._bound())
             if not also_others:
                 plan.check_no_others()
-            receipts = self._record_shredding([key.key_id for key in plan.keys])
+            key_ids = [key.key_id for key in plan.keys]
+            if not also_missing:
+                check_held(keyring, key_ids)
+            receipts = self._record_shredding(key_ids)
             # Crash before this: the next open destroys them.
-            destroy_keys(keyring, [key.key_id for key in (*plan.keys, *plan.before)])
-        return replace(plan, receipts=tuple(receipts))
+            gone = destroy_keys(keyring, [*key_ids, *(key.key_id for key in plan.before)])
+        missing = tuple([key_id for key_id in key_ids if key_id in gone])
+        return replace(plan, receipts=tuple(receipts), missing=missing)
 
     def _record_shredding(self, key_ids: Sequence[bytes]) -> list[AppendReceipt]:
         """Say durably which keys are shredded; from then on nothing is sealed under them."""

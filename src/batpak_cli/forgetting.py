@@ -175,6 +175,9 @@ def shred(
     also_others: Annotated[
         bool, typer.Option("--also-others", help="Also what else these keys cover.")
     ] = False,
+    also_missing: Annotated[
+        bool, typer.Option("--also-missing", help="Also keys that the keyring has lost.")
+    ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
@@ -183,9 +186,10 @@ def shred(
 
     First the journal says so, durably; then the keyring destroys the keys. In every copy of
     the journal these payloads are gone. Hashes, receipts and proofs stay valid. A key that
-    covers more than what was named is refused without --also-others; --dry-run counts.
+    covers more than what was named is refused without --also-others; --dry-run counts. A key
+    that the keyring has not is refused without --also-missing: it may be the wrong keyring.
 
-    Exit 5 without --yes: nothing is written then.
+    Exit 5 where it is refused, and without --yes: nothing is written then.
 
     In Python: Store.shred and Store.plan_shredding. With --json: the shape "shred".
 
@@ -207,7 +211,7 @@ def shred(
     else:
         _want_yes(yes)
         with open_to_write(journal, keyring=keyring_at(keyring)) as store:
-            found = store.shred(what, also_others=also_others)
+            found = store.shred(what, also_others=also_others, also_missing=also_missing)
     if json:
         terminal.emit(shapes.shredded(found, dry_run=dry_run))
         return
@@ -217,6 +221,10 @@ def shred(
         f"{terminal.counted(found.events, 'event')} asked for, {found.others} others; "
         f"shredded before: {terminal.counted(len(found.before), 'key')}"
     )
+    if found.missing:
+        terminal.note(
+            f"not in the keyring, so not destroyed: {terminal.counted(len(found.missing), 'key')}"
+        )
     if found.unencrypted:
         terminal.note(
             f"not encrypted, so they stay: {terminal.counted(found.unencrypted, 'event')}; "

@@ -217,6 +217,7 @@ SHAPES = {
         "gone": "encrypted events asked for whose payload compaction had taken out",
         "system": "events of the journal itself that were left alone",
         "receipts": "ids of the events that say so",
+        "missing": "ids of keys that the keyring had lost, so that nothing was destroyed",
     },
     "keyring": {
         "path": "the keyring's directory",

@@ -836,6 +836,11 @@ def test_payloads_are_encrypted_read_and_shredded_from_the_command_line(
     batpak("shred", own, "--key", "zz", "--keyring", keys, "--yes", code=2)
     batpak("shred", own, "--key", "00" * 16, "--keyring", keys, "--yes", code=5)
     batpak("shred", own, "0", "--keyring", keys, "--yes", code=5)
+    wrong = tmp_path / "wrong-keys"
+    batpak("keyring", "new", wrong)
+    told = batpak("shred", own, first, second, "--keyring", wrong, "--yes", "--json", code=5)
+    assert json.loads(told.err)["error"]["facts"]["reason"] == "missing-key"
+    assert batpak("show", own, first, "--keyring", keys, "--json").json["payload"] == "the secret"
     done = batpak("shred", own, first, second, "--keyring", keys, "--yes", "--json").json
     assert done.keys() == SHAPES["shred"].keys()
     assert (done["events"], len(done["receipts"]), len(done["keys"])) == (2, 1, 1)
@@ -845,8 +850,10 @@ def test_payloads_are_encrypted_read_and_shredded_from_the_command_line(
     assert (shown["payload_state"], shown["payload"]) == ("shredded", None)
     assert batpak("show", own, third, "--keyring", keys, "--json").json["payload"] == "the secret"
     key_id = batpak("show", own, third, "--json").json["payload"]["$sealed"][:32]
-    last = batpak("shred", own, "--key", key_id, "--keyring", keys, "--yes")
+    (keys / f"{key_id}.key").unlink()
+    last = batpak("shred", own, "--key", key_id, "--keyring", keys, "--also-missing", "--yes")
     assert last.out.startswith("shredded 1 key: 1 event asked for, 0 others")
+    assert "not in the keyring, so not destroyed: 1 key" in last.err
     assert batpak("verify", own, "--json").json["closed"] == {"shredded": 3}
     missing = batpak("log", own, "--keyring", tmp_path / "none", "--json", code=5)
     assert json.loads(missing.err)["error"]["facts"]["reason"] == "missing"

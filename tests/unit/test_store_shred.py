@@ -303,7 +303,8 @@ def test_the_journal_says_it_durably_before_the_key_goes(tmp_path: Path) -> None
         before = len(files.operations)
         store.shred(1)
         done = files.operations[before:]
-    first = next(i for i, o in enumerate(done) if o.path.endswith(".key"))
+    # The last one: it is looked for before, and only read then.
+    first = max(i for i, o in enumerate(done) if o.name == "open" and o.path.endswith(".key"))
     said = [i for i, o in enumerate(done) if o.name == "pwrite" and o.path.endswith(".seg")]
     synced = [i for i, o in enumerate(done) if o.name == "sync_data" and o.path.endswith(".seg")]
     assert min(said) < min(synced) < first
@@ -311,6 +312,73 @@ def test_the_journal_says_it_durably_before_the_key_goes(tmp_path: Path) -> None
     assert [n for n in names if n != "fstat"][:6] == [
         "open", "pwrite", "sync_file", "close", "unlink", "sync_directory",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def other_ring(tmp_path: Path) -> FileKeyring:
+    """A right keyring, but not that of the journal."""
+    return FileKeyring.create(tmp_path / "other-keys", files=DISK)
+
+
+@pytest.mark.proves("INV-SHREDDED-STAYS-DESTROYED")
+def test_a_keyring_without_the_keys_is_refused_before_anything_is_written(
+    store: Store, ring: FileKeyring, other_ring: FileKeyring
+) -> None:
+    path = store.path
+    store.close()
+    with Store.open(path, keyring=other_ring, files=DISK) as plain:
+        written = len(plain)
+        for what in (Region(entity="user:ann"), [1, 3, 5], key_id(plain, 1)):
+            with pytest.raises(NotShreddable) as caught:
+                plain.shred(what, also_others=True)
+            assert caught.value.reason == "missing-key"
+            assert key_id(plain, 1).hex() in caught.value.what
+            assert "keyring" in caught.value.advice
+        assert (len(plain), shredded(plain), keys_in(ring)) == (written, [], 2)
+    with Store.open(path, keyring=ring, files=DISK) as again:
+        assert again.at(1).value["secret"] == SECRET
+        assert again.shred(Region(entity="user:ann")).missing == ()
+        assert keys_in(ring) == 1
+
+
+def test_one_key_that_is_missing_keeps_the_others_from_being_shredded(
+    store: Store, ring: FileKeyring
+) -> None:
+    lost = key_id(store, 1)
+    Path(ring.path, f"{lost.hex()}.key").unlink()
+    written = len(store)
+    with pytest.raises(NotShreddable) as caught:
+        store.shred(Region.all())
+    assert lost.hex() in caught.value.what
+    assert (len(store), shredded(store), keys_in(ring)) == (written, [], 1)
+    assert store.shred(Region(entity="user:bob")).missing == ()
+
+
+def test_a_lost_key_is_shredded_when_asked_for_and_goes_if_it_comes_back(
+    store: Store, ring: FileKeyring
+) -> None:
+    path, lost = store.path, key_id(store, 1)
+    name = Path(ring.path, f"{lost.hex()}.key")
+    backup = name.read_bytes()
+    name.unlink()
+    report = store.shred(Region.all(), also_missing=True)
+    assert (report.missing, len(report.keys), len(report.receipts)) == ((lost,), 2, 2)
+    assert shredded(store) == [1, 2, 3, 4, 5, 6]
+    # Shredded before: nothing is missing that has to be there.
+    assert store.shred(Region.all()).missing == ()
+    store.close()
+    name.write_bytes(backup)
+    name.chmod(0o600)
+    with Store.open(path, keyring=ring, files=DISK):
+        assert not name.exists()
+
+
+def test_a_key_that_can_not_be_read_is_destroyed_all_the_same(
+    store: Store, ring: FileKeyring
+) -> None:
+    Path(ring.path, f"{key_id(store, 1).hex()}.key").chmod(0o644)
+    assert store.shred(Region(entity="user:ann")).missing == ()
+    assert keys_in(ring) == 1
 
 
 class Stubborn(FileKeyring):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -37,6 +37,7 @@ __all__ = [
     "KEYS_IN_A_COMMIT",
     "CoveredKey",
     "ShredReport",
+    "check_held",
     "check_keyring",
     "destroy_keys",
     "fold_shredded",
@@ -79,6 +80,9 @@ class ShredReport:
     """Events of the journal itself inside the region: they are kept."""
     receipts: tuple[AppendReceipt, ...] = field(default=())
     """Of the events that say so; none where nothing was to be done, or only planned."""
+    missing: tuple[bytes, ...] = field(default=())
+    """Ids of `keys` that the keyring did not have, so that nothing was destroyed; other
+    keyrings may have them."""
 
     def check_no_others(self) -> None:
         """Raises NotShreddable where a key covers events that were not asked for."""
@@ -252,8 +256,34 @@ def check_keyring(keyring: Keyring, root: str) -> None:
             )
 
 
-def destroy_keys(keyring: Keyring, key_ids: Iterable[bytes]) -> None:
-    """Destroy keys, as many as can be. Raises KeyNotDestroyed."""
+def check_held(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
+    """Raises NotShreddable where the keyring has not one of these keys."""
+    missing = [key_id for key_id in key_ids if not _holds(keyring, key_id)]
+    if missing:
+        where = "".join(f" {place}" for place in keyring.places[:1])
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise NotShreddable(
+            f"the keyring{where} has not the key {missing[0].hex()}{more}, so it can destroy "
+            "nothing of it",
+            field="what",
+            reason="missing-key",
+            advice="open the store with the keyring that the events were encrypted with; if the "
+            "key is lost, say so: also_missing=True, or --also-missing",
+        )
+
+
+def _holds(keyring: Keyring, key_id: bytes) -> bool:
+    try:
+        return keyring.load(key_id) is not None
+    except Exception:  # noqa: BLE001  # a keyring may be anybody's code
+        # A key that can't be opened, as without its service, can be destroyed; a keyring that
+        # can't do that either tells it then.
+        return True
+
+
+def destroy_keys(keyring: Keyring, key_ids: Iterable[bytes]) -> frozenset[bytes]:
+    """Destroy keys, as many as can be; those that were not there. Raises KeyNotDestroyed."""
+    missing: set[bytes] = set()
     left: list[str] = []
     cause: Exception | None = None
     for key_id in key_ids:
@@ -263,6 +293,8 @@ def destroy_keys(keyring: Keyring, key_ids: Iterable[bytes]) -> None:
                     "destroyed the key %s", key_id.hex(),
                     extra={"code": "key-destroyed", "key_id": key_id.hex()},
                 )  # fmt: skip
+            else:
+                missing.add(key_id)
         except Exception as error:  # noqa: BLE001  # a keyring may be anybody's code; it is told
             left.append(key_id.hex())
             cause = cause or error
@@ -273,3 +305,4 @@ def destroy_keys(keyring: Keyring, key_ids: Iterable[bytes]) -> None:
             key_ids=tuple(left),
             advice="see to the keyring, then shred them again or open the journal again",
         ) from cause
+    return frozenset(missing)
