@@ -49,9 +49,11 @@ def verify(
         ),
     ] = None,
     key: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="KEY", help="The log's key, or a file with it: who signs checkpoints."
+            metavar="KEY",
+            help="The log's key, or a file with it: who signs checkpoints; for a journal "
+            "whose key changed, repeatable.",
         ),
     ] = None,
     receipt_key: Annotated[
@@ -77,7 +79,9 @@ def verify(
     A journal: recomputes every hash and link, and the Merkle root under each checkpoint.
     Whoever can rewrite all of it can also make new hashes and, with the key, checkpoints:
     compare with what witnesses signed, or with a note that you kept elsewhere. Encrypted
-    payloads are checked without their keys; with --keyring they are opened as well.
+    payloads are checked without their keys; with --keyring they are opened as well. With
+    --key each checkpoint has to be signed by one of the keys given: give the old one too,
+    where the checkpoint key changed.
 
     A bundle: needs no journal, only keys that you trust, and lists what was checked. Not
     shown is not failed: read what is not shown.
@@ -93,7 +97,7 @@ def verify(
     """
     from batpak_cli.proving import parse_key
 
-    log = None if key is None else parse_key(key, "--key")
+    logs = tuple(parse_key(text, "--key") for text in key or ())
     witnesses = tuple(parse_key(text, "--witness") for text in witness or ())
     if quorum > len(witnesses):
         raise typer.BadParameter(f"{quorum} of {len(witnesses)} witnesses can't sign")
@@ -102,7 +106,7 @@ def verify(
         source = ctx.get_parameter_source("keyring")
         if level is not None or (source is not None and source.name == "COMMANDLINE"):
             raise typer.BadParameter("--level and --keyring are for journals")
-        _verify_bundle(path, log, _receipt_keys(receipt_key), witnesses, quorum, json)
+        _verify_bundle(path, logs, _receipt_keys(receipt_key), witnesses, quorum, json)
         return
     if receipt_key or witnesses:
         raise typer.BadParameter("--receipt-key and --witness are for bundles")
@@ -110,7 +114,7 @@ def verify(
         batpak.Store.open(path, mode="r", keyring=keyring_at(keyring)) as store,
         terminal.Bar("verify", unit="bytes", quiet=json) as bar,
     ):
-        report = store.verify(level or "full", progress=bar, keys=() if log is None else (log,))
+        report = store.verify(level or "full", progress=bar, keys=logs)
     if json:
         terminal.emit(shapes.verified(report))
     else:
@@ -147,7 +151,7 @@ def _receipt_keys(texts: list[str] | None) -> list[ReceiptKey]:
 
 def _verify_bundle(
     path: str,
-    log: Key | None,
+    logs: tuple[Key, ...],
     receipt_keys: list[ReceiptKey],
     witnesses: tuple[Key, ...],
     quorum: int,
@@ -157,13 +161,13 @@ def _verify_bundle(
     from batpak.proof.bundle import verify_bundle
     from batpak.proof.notes import Policy
 
-    if log is None:
+    if len(logs) != 1:
         raise typer.BadParameter(
-            "a bundle is checked with --key, the log's key: get it from somebody other than "
+            "a bundle is checked with one --key, the log's key: get it from somebody other than "
             "whoever gave you the bundle"
         )
     text = read_text(path, MAX_BUNDLE_LENGTH)
-    verdict = verify_bundle(text, receipt_keys, Policy(log, witnesses, quorum))
+    verdict = verify_bundle(text, receipt_keys, Policy(logs[0], witnesses, quorum))
     if json:
         terminal.emit(shapes.judged(verdict))
     else:

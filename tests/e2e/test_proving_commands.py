@@ -54,6 +54,19 @@ def _evil() -> tuple:
     )
 
 
+def test_a_journal_whose_checkpoint_key_changed_is_verified_with_both_keys(place: Path) -> None:
+    journal = place / "journal"
+    batpak("append", journal, "user:1", "room", "--json-payload", "1")
+    batpak("checkpoint", journal, "--key", place / "later.pem")
+    done = batpak("keys", "show", place / "later.pem", "--name", ORIGIN, "--field", "log-key")
+    (place / "later.key").write_text(done.output)
+    for name in ("log.key", "later.key"):
+        batpak("verify", journal, "--key", place / name, code=1)
+    for names in (("log.key", "later.key"), ("later.key", "log.key")):
+        named = [word for name in names for word in ("--key", place / name)]
+        assert json.loads(batpak("verify", journal, *named, "--json").output)["ok"]
+
+
 def test_a_new_key_is_private_and_its_public_parts_are_printed(tmp_path: Path) -> None:
     told = json.loads(batpak("keys", "new", tmp_path / "k", "--name", NAME, "--json").output)
     assert told.keys() == SHAPES["key"].keys()
@@ -117,6 +130,7 @@ def test_a_bundle_is_proven_and_checked_by_commands_alone(
     for arguments in (
         ("verify", out),
         ("verify", out, "--key", "x+y+z"),
+        ("verify", out, "--key", place / "log.key", "--key", place / "witness.key"),
         ("verify", out, "--key", place / "log.key", "--receipt-key", "xyz"),
         ("verify", out, "--key", place / "log.key", "--quorum", "1"),
         ("verify", journal, "--receipt-key", right),
