@@ -272,21 +272,25 @@ class Span:
 
 def spans_of(events: Sequence[Event]) -> list[Span]:
     added: dict[bytes, Span] = {}
-    retired: list[Span] = []
+    retired: dict[bytes, Span] = {}
     order = [event.sequence for event in events]
     need(order == sorted(set(order)), "key events out of order")
     for event in events:
         if event.kind not in (KEY_ADDED, KEY_RETIRED):
             continue
         name = "public_key" if event.kind == KEY_ADDED else "key_id"
-        value = unpack_map(event.payload(), exact=False).get(name)
+        told = unpack_map(event.payload(), exact=False)
+        value = told.get(name)
         need(isinstance(value, bytes) and len(value) == 32, "a key event without its key")
         if event.kind == KEY_ADDED:
-            added.setdefault(hash_of(value), Span(value, event.sequence))
+            key_id = hash_of(value)
+            said = told.get("key_id", key_id), told.get("algorithm", "ed25519")
+            if key_id not in retired and said == (key_id, "ed25519"):
+                added.setdefault(key_id, Span(value, event.sequence))
         elif value in added:
             old = added.pop(value)
-            retired.append(Span(old.public_key, old.since, event.sequence))
-    return [*retired, *added.values()]
+            retired[value] = Span(old.public_key, old.since, event.sequence)
+    return [*retired.values(), *added.values()]
 
 
 def judge_receipt(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -205,11 +205,11 @@ class ReceiptKey(NamedTuple):
 def keys_in_force(events: Iterable[Event]) -> list[ReceiptKey]:
     """The keys that system events, oldest first, add and retire; others are passed over.
 
-    Raises ProofInvalid for events out of order and for a key event without its key, and
-    what `Event.raw` raises.
+    A key that was retired is never added again. Raises ProofInvalid for events out of order
+    and for a key event without its key, and what `Event.raw` raises.
     """
     added: dict[bytes, ReceiptKey] = {}
-    retired: list[ReceiptKey] = []
+    retired: dict[bytes, ReceiptKey] = {}
     newest = -1
     for event in events:
         if event.sequence <= newest:
@@ -217,20 +217,33 @@ def keys_in_force(events: Iterable[Event]) -> list[ReceiptKey]:
         newest = event.sequence
         if event.kind == kinds.SYSTEM_KEY_ADDED:
             key = ReceiptKey(_bytes_in(event, "public_key"), event.sequence)
-            added.setdefault(key.key_id, key)
+            if key.key_id not in retired and _is_said_of(key, event):
+                added.setdefault(key.key_id, key)
         elif event.kind == kinds.SYSTEM_KEY_RETIRED:
             old = added.pop(_bytes_in(event, "key_id"), None)
             if old is not None:
-                retired.append(old._replace(until=event.sequence))
-    return [*retired, *added.values()]
+                retired[old.key_id] = old._replace(until=event.sequence)
+    return [*retired.values(), *added.values()]
+
+
+def _is_said_of(key: ReceiptKey, event: Event) -> bool:
+    """Whether the rest of a key event's payload, as far as it is there, is that of this key."""
+    told = _told(event)
+    said = told.get("key_id", key.key_id), told.get("algorithm", "ed25519")
+    return said == (key.key_id, "ed25519")
+
+
+def _told(event: Event) -> dict[str, Any]:
+    """A key event's payload; empty for what is no map."""
+    try:
+        return canonical.decode(event.raw, dict[str, Any])
+    except CanonicalError:
+        return {}
 
 
 def _bytes_in(event: Event, name: str) -> bytes:
     """32 bytes of a key event's payload, a map whose other keys are passed over."""
-    try:
-        value = canonical.decode(event.raw, dict[str, Any]).get(name)
-    except CanonicalError:
-        value = None
+    value = _told(event).get(name)
     if isinstance(value, bytes) and len(value) == 32:
         return value
     raise ProofInvalid(f"the {name} of a key event is 32 bytes", reason="key-event")
@@ -388,11 +401,16 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
     def from_json(cls, text: str | bytes) -> AppendReceipt:
         """Read what `to_json` wrote; of a denial, a DenialReceipt.
 
-        Raises InvalidInput naming the field.
+        Each value has one way to be written, and each member stands once. Raises InvalidInput
+        naming the field.
         """
         try:
             plain = msgspec.json.decode(text, type=_ReceiptJson)
-        except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError) as error:
+            members = json.loads(
+                text if isinstance(text, str) else str(text, "utf-8"),
+                object_pairs_hook=_unique, parse_int=_integer, parse_float=_integer,
+            )  # fmt: skip
+        except (msgspec.DecodeError, ValueError, RecursionError, TypeError) as error:
             # Text in a field that is no UTF-8, nesting without end, and what is neither text
             # nor bytes are not DecodeErrors.
             raise InvalidInput(
@@ -411,7 +429,7 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
         made = DenialReceipt if plain.kind == kinds.SYSTEM_DENIAL.raw else AppendReceipt
         if not issubclass(made, cls):
             raise _no_denial(plain.kind)
-        return made(
+        receipt = made(
             journal_id,
             (
                 plain.sequence,
@@ -432,6 +450,15 @@ class AppendReceipt(msgspec.Struct, frozen=True, gc=False, eq=False):
             None if plain.key_id is None else _unhex("key_id", plain.key_id, 32),
             None if plain.signature is None else _unhex("signature", plain.signature, 64),
         )
+        for name, value in json.loads(receipt.to_json()).items():
+            if members[name] != value:
+                raise InvalidInput(
+                    f"not a receipt: {name} is written in another way than receipts are",
+                    field=name,
+                    value=members[name],
+                    advice="give what to_json() wrote: hex and ids in lower case, without spaces",
+                )
+        return receipt
 
 
 def _no_denial(kind: int) -> InvalidInput:
@@ -469,11 +496,13 @@ class DenialReceipt(AppendReceipt, frozen=True, gc=False, eq=False):
 _Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Hlc = Annotated[int, msgspec.Meta(ge=0)]
 """Below 2^64, which msgspec can't say."""
+_MAX_DIGITS: Final = 20
+"""Of 2^64 - 1."""
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _U16 = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
 
 
-class _ReceiptJson(msgspec.Struct, forbid_unknown_fields=False):
+class _ReceiptJson(msgspec.Struct, forbid_unknown_fields=True):
     journal_id: str
     event_id: str
     sequence: _Sequence
@@ -490,6 +519,20 @@ class _ReceiptJson(msgspec.Struct, forbid_unknown_fields=False):
     replayed: bool
     key_id: str | None
     signature: str | None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _integer(text: str) -> int:
+    number = int(text) if len(text) <= _MAX_DIGITS else -1
+    if str(number) != text:
+        raise ValueError(f"{text[:20]} is not written as a whole number is")
+    return number
 
 
 def _unhex(field: str, text: str, size: int | None) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from batpak import kinds
 from batpak.bundle import MAX_BUNDLE_LENGTH, Bundle, ShownEvent
 from batpak.errors import ProofInvalid
 from batpak.event import CODEC_PLAIN, ROW, Event
@@ -452,6 +453,17 @@ def test_another_origin_is_another_log() -> None:
 
 
 @pytest.mark.proves("INV-RECEIPT-KEY-IN-FORCE")
+@pytest.mark.proves("INV-RECEIPT-KEY-IN-FORCE")
+def test_a_retired_key_that_was_added_again_is_good_for_nothing_new() -> None:
+    log = SmallLog()
+    shown = [log.add_key(RECEIPTS), log.retire_key(RECEIPTS), log.add_key(RECEIPTS)]
+    at = log.append(HISTORY.events[3].coordinate, {"n": 1}).sequence
+    shown.append(log.system(kinds.SYSTEM_OPEN_COMPLETED, {}))
+    text = log.bundle(at, key_events=tuple([event.sequence for event in shown])).to_json()
+    assert failures(text) == ["receipt"]
+    assert failures(text, RECEIPT_KEY) == ["key-added"]
+
+
 def test_backdating_with_a_retired_key_is_caught_by_the_key_events() -> None:
     """Retired at 8: a receipt of 10 that the old key signs is worth nothing."""
     late = HISTORY.bundle(10, private=RECEIPTS, key_events=(1, 5, 8))

@@ -214,7 +214,8 @@ def test_system_events_say_which_keys_are_in_force() -> None:
     ]
 
 
-def test_a_key_can_come_again_and_is_added_and_retired_once() -> None:
+@pytest.mark.proves("INV-RECEIPT-KEY-IN-FORCE")
+def test_a_retired_key_never_comes_again_and_a_key_is_retired_once() -> None:
     log = SmallLog()
     for call in (
         log.retire_key, log.add_key, log.add_key, log.retire_key, log.retire_key, log.add_key,
@@ -222,7 +223,6 @@ def test_a_key_can_come_again_and_is_added_and_retired_once() -> None:
         call(RECEIPTS)
     assert keys_in_force(log.events) == [
         RECEIPT_KEY._replace(since=1, until=3),
-        RECEIPT_KEY._replace(since=5),
     ]
 
 
@@ -257,6 +257,18 @@ def test_unknown_members_of_a_key_event_are_passed_over() -> None:
         kinds.SYSTEM_KEY_ADDED, {"label": {"a": [1, None]}, "public_key": RECEIPT_KEY.public_key}
     )
     assert keys_in_force(log.events) == [RECEIPT_KEY]
+
+
+@pytest.mark.parametrize(
+    "said", [{"algorithm": "ml-dsa-44"}, {"key_id": bytes(32)}, {"algorithm": None}]
+)
+def test_a_key_event_that_says_otherwise_of_its_key_adds_none(said: dict[str, Any]) -> None:
+    log = SmallLog()
+    log.system(kinds.SYSTEM_KEY_ADDED, {"public_key": RECEIPT_KEY.public_key} | said)
+    assert keys_in_force(log.events) == []
+    own = {"algorithm": "ed25519", "key_id": RECEIPT_KEY.key_id}
+    log.system(kinds.SYSTEM_KEY_ADDED, {"public_key": RECEIPT_KEY.public_key} | own)
+    assert keys_in_force(log.events) == [RECEIPT_KEY._replace(since=1)]
 
 
 def test_a_receipt_signed_again_by_a_retired_key_is_no_longer_good() -> None:
