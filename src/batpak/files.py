@@ -65,6 +65,8 @@ _WRITES = hasattr(os, "pwrite")
 """Windows has no such call: there batpak reads, and refuses to open anything for writing."""
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+"""Opening a named pipe waits for its other end without it; for files it changes nothing."""
 
 
 class Files(Protocol):
@@ -146,9 +148,12 @@ class RealFiles:
         sync_file = staticmethod(os.fsync)
 
     def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+        """Never waits. What is no regular file can be opened, and then neither read nor written
+        at a position: ESPIPE.
+        """
         if not _WRITES and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             raise _reads_only("pwrite")
-        return os.open(path, flags | _O_BINARY | _O_CLOEXEC, mode)
+        return os.open(path, flags | _O_BINARY | _O_CLOEXEC | _O_NONBLOCK, mode)
 
     def mkdir(self, path: str) -> None:
         if not _WRITES:
@@ -308,6 +313,12 @@ def refusal(error: OSError, what: str, path: str) -> Unavailable:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return NoSpace(
             f"{what}: {detail}", file=path, advice="free some space; the journal is intact"
+        )
+    if error.errno in (errno.ESPIPE, errno.ENXIO):
+        return StorageFailed(
+            f"{what}: it is no file, but a pipe, a socket or a device",
+            file=path,
+            advice="find out who put it there, move it away, and restore the file",
         )
     advice = "check the permissions and the disk, then try again"
     if error.errno == errno.EROFS:

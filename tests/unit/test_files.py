@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from batpak import Store
-from batpak.errors import NoSpace, PlatformUnsupported, StorageFailed, Unavailable
+from batpak import Coordinate, EventKind, SigningKey, Store
+from batpak.engine.doctor import examine
+from batpak.errors import (
+    BatpakError,
+    KeyFileRefused,
+    NoSpace,
+    PlatformUnsupported,
+    StorageFailed,
+    Unavailable,
+)
 from batpak.files import (
     MAX_SMALL_FILE,
     REAL,
@@ -22,6 +30,9 @@ from batpak.files import (
     replace_file,
     write_all,
 )
+from batpak.journal.layout import Layout
+from batpak.keyring import FileKeyring, LocalProvider
+from tests.support.faulty_files import DISK
 from tests.watched_files import WatchedFiles
 
 
@@ -182,3 +193,49 @@ def test_the_kernel_names_the_file_system_of_a_path(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/proc")
     assert filesystem_type(str(tmp_path / "link")) == "proc"
     assert filesystem_type(str(tmp_path / "missing")) == here
+
+
+def _pipe_at(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("place", ["journal.json", "segment", "tail.hint", "journal.lock", "note"])
+def test_a_pipe_in_the_place_of_a_journals_file_holds_up_nobody(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "journal"
+    with Store.open(path, checkpoint_key=SigningKey.generate(), files=DISK) as store:
+        store.append(Coordinate("a", "b"), 1, kind=EventKind(0xF, 1))
+        store.checkpoint()
+    names = {
+        "segment": next((path / "segments").glob("*.seg")),
+        "note": next((path / "checkpoints").glob("*.note")),
+    }
+    _pipe_at(names.get(place, path / place))
+    examine(REAL, Layout(str(path)))
+    refused: list[BatpakError] = []
+    for mode in ("r", "rw"):
+        # Refused by name, or passed over as a file that can be made again: each returns.
+        try:
+            with Store.open(path, mode=mode, files=DISK) as store:  # type: ignore[call-overload]
+                store.verify()
+        except BatpakError as error:
+            refused.append(error)
+    assert all(error.advice and str(path) in str(error) for error in refused)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_no_key_no_keyring_and_no_small_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    with pytest.raises(KeyFileRefused) as caught:
+        SigningKey.load(pipe)
+    assert caught.value.reason == "not-a-file"
+    with pytest.raises(StorageFailed, match="no file"):
+        LocalProvider(pipe)
+    ring = FileKeyring.create(tmp_path / "ring")
+    _pipe_at(Path(ring.path, "keyring.json"))
+    with pytest.raises(StorageFailed, match="no file"):
+        FileKeyring(ring.path)
+    with pytest.raises(OSError, match="seek"):
+        read_small(REAL, str(pipe))
