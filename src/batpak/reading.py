@@ -24,7 +24,7 @@ from batpak.engine.erasing import ErasureReport, plan_erasure
 from batpak.engine.history import Place
 from batpak.engine.keys import KeyLedger, KeySpan
 from batpak.engine.progress import Meter, check_progress
-from batpak.engine.proving import MAX_RANGE, ConsistencyProof, Prover
+from batpak.engine.proving import MAX_RANGE, ConsistencyProof, Prover, check_length
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
 from batpak.engine.shredding import ShredReport, plan_shredding
@@ -471,11 +471,13 @@ class Reading:
         `withhold_payload` leaves out what the event says and proves all else.
         `progress(done, total)` is told events of the checkpoint's tree: the end only where its
         tiles are good, and how far the tree is where it has to be made of the log. Raises
-        EventNotFound, NotCheckpointed, InvalidInput, Damaged (JournalCorrupt where events are not
-        those of the checkpoint), StorageFailed.
+        EventNotFound, NotCheckpointed, InvalidInput (also for what takes more than the 64 MiB that
+        verifiers read), Damaged (JournalCorrupt where events are not those of the checkpoint),
+        StorageFailed.
         """
         meter = Meter(progress)
         event = self.get(event_id)
+        check_length([event], withhold_payload=withhold_payload)
         receipts = self._receipts_to_show([event], receipt)
         return meter.run(
             lambda: self._bundle([event], receipts, size, None, withhold_payload, meter)
@@ -506,6 +508,7 @@ class Reading:
                 value=(first, end),
             )
         events = list(self._reader.scan(ALL, first, end))
+        check_length(events, withhold_payload=withhold_payload)
         earlier = None if since is None else self.stored_checkpoint(since)
         receipts = self._receipts_to_show(events, None)
         return meter.run(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from batpak import EventId, Item, Store
-from batpak.bundle import Bundle
+from batpak import Coordinate, EventId, Item, Store, canonical
+from batpak.bundle import MAX_BUNDLE_LENGTH, Bundle
 from batpak.engine.proving import MAX_KEY_EVENTS
 from batpak.errors import EventNotFound, InvalidInput, NotCheckpointed
 from batpak.proof.bundle import Verdict, verify_bundle
@@ -261,3 +261,33 @@ def test_proofs_are_made_while_the_tree_grows_and_nothing_is_made_twice(tmp_path
             assert all(prover.result() >= 5 for prover in provers)
     written = [o.path for o in files.operations if o.name == "pwrite" and "entries/000" in o.path]
     assert len([path for path in written if ".p/" not in path]) == 1
+
+
+@pytest.mark.proves("INV-BUNDLE-VERIFIES")
+def test_a_bundle_that_nobody_would_read_is_refused_when_it_is_made(tmp_path: Path) -> None:
+    with open_signed(tmp_path / "j", signing_keys=()) as store:
+        receipts = [
+            store.append_raw(WHERE, SAID, canonical.encode(bytes(11 << 20))) for _ in range(3)
+        ]
+        store.checkpoint()
+        first = receipts[0].sequence
+        assert judge(store.prove_range(first, first + 2)).ok
+        with pytest.raises(InvalidInput) as caught:
+            store.prove_range(first, first + 3)
+        assert str(MAX_BUNDLE_LENGTH) in caught.value.what
+        assert "withhold_payload" in caught.value.advice
+        assert "fewer events" in caught.value.advice
+        assert judge(store.prove_range(first, first + 3, withhold_payload=True)).ok
+
+
+def test_a_bundle_of_too_many_small_events_is_refused_by_its_real_size(tmp_path: Path) -> None:
+    number = 50_000
+    with open_signed(tmp_path / "j", signing_keys=()) as store:
+        where = Coordinate("e" * 250, "s" * 250)
+        told = store.append_many([Item(where, None, kind=SAID) for _ in range(number)])
+        store.checkpoint()
+        first = told[0].sequence
+        with pytest.raises(InvalidInput) as caught:
+            store.prove_range(first, first + number, withhold_payload=True)
+        assert "fewer events" in caught.value.advice
+        assert "withhold" not in caught.value.advice

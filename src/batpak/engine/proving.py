@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from batpak.bundle import Bundle, KeyEvent, ShownEvent
+from batpak.bundle import MAX_BUNDLE_LENGTH, Bundle, KeyEvent, ShownEvent
 from batpak.engine.checkpoints import StoredCheckpoint
 from batpak.engine.keys import KeySpan
 from batpak.engine.progress import Meter
@@ -27,12 +27,14 @@ from batpak.proof.merkle import leaf_hash, verify_consistency, verify_range
 from batpak.receipt import AppendReceipt
 from batpak.tlog.trees import Subtree, consistency_proof, inclusion_proof, tree_root
 
-__all__ = ["MAX_KEY_EVENTS", "MAX_RANGE", "ConsistencyProof", "Prover"]
+__all__ = ["MAX_KEY_EVENTS", "MAX_RANGE", "ConsistencyProof", "Prover", "check_length"]
 
 T = TypeVar("T")
 
 MAX_RANGE: Final = 65_536
 """Most events in one bundle."""
+_LEAST: Final = 800
+"""Bytes that an event takes in a bundle at least, beside its names and its payload."""
 MAX_KEY_EVENTS: Final = 64
 """Most of the journal's own events that a bundle carries to show that a key was not retired."""
 _LIFECYCLE: Final = Query(entity=LIFECYCLE.entity_bytes, exact=True)
@@ -52,6 +54,34 @@ class ConsistencyProof:
         """What a witness is asked with: the old size, the proof, an empty line, the note."""
         lines = "".join(f"{b64encode(each).decode()}\n" for each in self.hashes)
         return f"old {self.old_size}\n{lines}\n{self.checkpoint.note}"
+
+
+def check_length(events: Sequence[Event], *, withhold_payload: bool) -> None:
+    """Raises InvalidInput where a bundle of these events is too long by their bytes alone.
+
+    Before anything is signed: what comes out is measured once more.
+    """
+    least = 0
+    for event in events:
+        envelope = b"" if withhold_payload else event.envelope or b""
+        least += _LEAST + 2 * (len(event.metadata_bytes) + len(envelope))
+    _check_length(least, events, withhold_payload)
+
+
+def _check_length(length: int, events: Sequence[Event], withhold_payload: bool) -> None:
+    # A file of it ends in a newline.
+    if length < MAX_BUNDLE_LENGTH:
+        return
+    advice = ["prove fewer events at once"] if len(events) > 1 else []
+    if not withhold_payload:
+        advice.append("leave payloads out: withhold_payload=True, or --withhold-payload")
+    raise InvalidInput(
+        f"the bundle would have {length} bytes or more, and no verifier reads one of more than "
+        f"{MAX_BUNDLE_LENGTH}",
+        field="end" if len(events) > 1 else "event_id",
+        value=events[-1].sequence + 1 if len(events) > 1 else events[0].event_id,
+        advice=", or ".join(advice),
+    )
 
 
 class Prover:
@@ -157,7 +187,7 @@ class Prover:
         """One JSON file that shows events whose sequences follow each other.
 
         The events that show the keys of signed receipts in force come with it. Raises
-        JournalCorrupt, StorageFailed.
+        InvalidInput for one that is too long to be read, JournalCorrupt, StorageFailed.
         """
         shown: list[ShownEvent] = [
             ShownEvent.of(event, receipt, withhold=withhold_payload)
@@ -172,7 +202,7 @@ class Prover:
             self._key_event(place, checkpoint)
             for place in self._key_places(receipts, spans, checkpoint.size)
         ]
-        return Bundle(
+        made = Bundle(
             events=shown,
             inclusion=_hexes(inclusion),
             checkpoint=checkpoint.note,
@@ -180,6 +210,8 @@ class Prover:
             consistency=consistency,
             key_events=key_events,
         )
+        _check_length(len(made.to_json().encode()), events, withhold_payload)
+        return made
 
     def _key_places(
         self, receipts: Sequence[AppendReceipt], spans: Sequence[KeySpan], size: int
