@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -711,7 +712,7 @@ class Reading:
 
         return take_snapshot(
             self._files, self._layout, self._identity, path_text(destination, "destination"),
-            self._settle, progress,
+            self._settle, self._compacting(), progress,
         )  # fmt: skip
 
     def fork(
@@ -730,12 +731,16 @@ class Reading:
 
         return fork_journal(
             self._files, self._layout, self._identity, path_text(destination, "destination"),
-            self._settle, origin=origin, progress=progress,
+            self._settle, self._compacting(), origin=origin, progress=progress,
         )  # fmt: skip
 
     def _settle(self) -> Place:
         """Where the log stands at what is durable now, all that was acknowledged included."""
         raise NotImplementedError
+
+    def _compacting(self) -> AbstractContextManager[object]:
+        """What keeps this store, while it is held, from rewriting segments."""
+        return nullcontext()
 
     def _log_bytes(self, bases: Sequence[int]) -> int:
         return sum(self._reader.pool.get(base).size() for base in bases)

@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -1390,6 +1390,9 @@ class Store(Reading):
         return place_of(
             self._reader, durable, written=log.sequence, written_end=log.end, epoch=writer.epoch
         )
+
+    def _compacting(self) -> AbstractContextManager[object]:
+        return self._rewriting
 
     def diagnostics(self) -> Diagnostics:
         from batpak.engine.diagnostics import writer_diagnostics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from batpak.errors import (
     NotASnapshot,
     SnapshotDamaged,
     StorageFailed,
+    Unavailable,
 )
 from batpak.event import Event
 from batpak.files import REAL, RealFiles
@@ -428,6 +430,174 @@ def test_a_damaged_journal_has_no_snapshot(tmp_path: Path) -> None:
     newest.write_bytes(data)
     with Store.open(path, mode="r") as reader, pytest.raises(JournalCorrupt):
         reader.snapshot(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert not (tmp_path / "copy.tmp").exists()
+
+
+# --- beside a compaction ----------------------------------------------------------------------
+
+
+class Meanwhile(UnsyncedFiles):
+    """Files that do something else before the first segment is copied, or `always`, before each.
+
+    By then, the bound of the copy was taken.
+    """
+
+    def __init__(self, *, always: bool = False, links: bool = True) -> None:
+        self.then: Callable[[], object] | None = None
+        self.times = 0
+        self._always = always
+        self._links = links
+
+    def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+        # Only what copies refuses links.
+        if self.then is not None and path.endswith(".seg") and flags & os.O_NOFOLLOW:
+            then, self.then = self.then, None
+            self.times += 1
+            then()
+            if self._always:
+                self.then = then
+        return super().open(path, flags, mode)
+
+    def clone(self, source_fd: int, target_fd: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    def link(self, source: str, target: str) -> None:
+        if not self._links:
+            raise OSError(errno.EXDEV, "not here")
+        os.link(source, target)
+
+
+def compact(store: Store, which: int) -> None:
+    """Take an event's payload out of the segments, which rewrites the one it stands in."""
+    store.erase([which], reason="asked for")
+    # Another thread's compaction may have taken this one in.
+    assert store.compact().outcome in ("performed", "skipped")
+
+
+def check_copies(path: Path) -> None:
+    """A copy holds what it should: a snapshot is restored first."""
+    if (path / "manifest.json").exists():
+        assert read_segment.read_journal(path).ok
+        with Store.open(path, mode="r") as reader:
+            assert reader.open_report.findings == ()
+        restored = path.with_name(path.name + "-restored")
+        Store.restore(path, restored, files=SMALL["files"])
+        path = restored
+    with Store.open(path, mode="r") as reader:
+        report = reader.verify()
+        assert report.ok, report.findings
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["linked", "copied"])
+@pytest.mark.parametrize("who", ["writer", "reader"])
+@pytest.mark.parametrize("what", ["snapshot", "fork"])
+@pytest.mark.parametrize(
+    ("number", "padding", "which"),
+    [
+        pytest.param(30, 300, 5, id="sealed"),
+        pytest.param(30, 300, 30, id="growing"),
+        # Small payloads of a batch: what was rewritten is the longer one.
+        pytest.param(5, 1, 3, id="growing-and-longer"),
+    ],
+)
+def test_a_copy_beside_a_compaction_is_whole(
+    tmp_path: Path, number: int, padding: int, which: int, what: str, who: str, links: bool
+) -> None:
+    """A segment that was rewritten since the bound was taken is no part of that bound's copy."""
+    path, files = tmp_path / "journal", Meanwhile(links=links)
+    with Store.open(path, **SMALL | {"files": files}) as store:
+        fill(store, number, padding=padding)
+        files.then = lambda: compact(store, which)
+        if who == "writer":
+            report = getattr(store, what)(tmp_path / "copy")
+        else:
+            with Store.open(path, mode="r", files=files) as reader:
+                report = getattr(reader, what)(tmp_path / "copy")
+        assert files.times == 1
+        every = [event.event_hash for event in store]
+    check_copies(tmp_path / "copy")
+    assert hashes(tmp_path / "copy")[: report.events] == every[: report.events]
+
+
+def test_a_segment_rewritten_before_its_erasure_can_be_seen_waits_for_it(tmp_path: Path) -> None:
+    """A reader whose bound lies before an erasure takes no segment that was rewritten for it."""
+    path = tmp_path / "journal"
+    with Store.open(path, **SMALL) as store:
+        fill(store, 12)
+        with Store.open(path, mode="r", files=SMALL["files"]) as reader:
+            steps = iter(range(1000))
+
+            def also(done: int, total: int) -> None:
+                reader.snapshot(tmp_path / f"copy{next(steps)}")
+
+            for which in (3, 12):
+                store.erase([which], reason="asked for")
+            assert store.compact(progress=also).outcome == "performed"
+    for number in range(next(steps)):
+        check_copies(tmp_path / f"copy{number}")
+
+
+@pytest.mark.parametrize("what", ["snapshot", "fork"])
+def test_a_compaction_of_the_same_store_waits_for_a_copy_it_was_in_the_way_of(
+    tmp_path: Path, what: str
+) -> None:
+    path, files = tmp_path / "journal", Meanwhile(always=True, links=False)
+    threads: list[threading.Thread] = []
+    with Store.open(path, **SMALL | {"files": files}) as store:
+        fill(store, 40)
+
+        def rewrite() -> None:
+            thread = threading.Thread(target=compact, args=(store, 1 + len(threads)))
+            threads.append(thread)
+            thread.start()
+            if len(threads) == 1:
+                # The first is not waited for by anybody.
+                thread.join()
+
+        files.then = rewrite
+        getattr(store, what)(tmp_path / "copy")
+        files.then = None
+        assert len(threads) > 3
+        for thread in threads:
+            thread.join()
+        assert store.plan_compaction().payloads == 0
+    check_copies(tmp_path / "copy")
+
+
+def test_a_reader_that_is_overtaken_again_and_again_says_so_and_makes_nothing(
+    tmp_path: Path,
+) -> None:
+    path, files = tmp_path / "journal", Meanwhile(always=True, links=False)
+    with Store.open(path, **SMALL) as store:
+        fill(store, 40)
+        which = iter(range(1, 40))
+        files.then = lambda: compact(store, next(which))
+        with Store.open(path, mode="r", files=files) as reader:
+            with pytest.raises(Unavailable, match="rewritten") as caught:
+                reader.snapshot(tmp_path / "copy")
+            assert Path(caught.value.file or "").parent == path / "segments"
+            assert "compaction" in str(caught.value.advice)
+            assert sorted(p.name for p in tmp_path.iterdir()) == ["journal"]
+            # What was copied once is not copied again: three rewrites cost three rounds.
+            rounds = iter(range(3))
+            files.then = lambda: compact(store, next(which)) if next(rounds, None) else None
+            report = reader.snapshot(tmp_path / "copy")
+            files.then = None
+        assert report.events <= len(store)
+    check_copies(tmp_path / "copy")
+
+
+def test_a_log_that_ends_before_its_bound_is_damage_and_no_copy(tmp_path: Path) -> None:
+    path, files = tmp_path / "journal", Meanwhile()
+    with Store.open(path, **SMALL) as store:
+        fill(store, 30)
+        newest = sorted((path / "segments").glob("*.seg"))[-1]
+        with Store.open(path, mode="r", files=files) as reader:
+            files.then = lambda: os.truncate(newest, 200)
+            with pytest.raises(JournalCorrupt) as caught:
+                reader.snapshot(tmp_path / "copy")
+    assert (caught.value.file, caught.value.offset) == (str(newest), 200)
     assert not (tmp_path / "copy").exists()
     assert not (tmp_path / "copy.tmp").exists()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID, uuid4
@@ -56,14 +57,15 @@ def fork_journal(
     identity: Identity,
     destination: str,
     settle: Callable[[], Place],
+    compacting: AbstractContextManager[object],
     *,
     origin: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ForkReport:
     """Make a fork at `destination`, which may be an empty directory or nothing.
 
-    Raises DestinationTaken, JournalLocked (somebody else builds there), InvalidInput,
-    JournalCorrupt, Unavailable.
+    `settle` and `compacting` as for a snapshot. Raises DestinationTaken, JournalLocked (somebody
+    else builds there), InvalidInput, JournalCorrupt, Unavailable.
     """
     check_progress(progress)
     began = time.perf_counter()
@@ -73,8 +75,7 @@ def fork_journal(
     with building(files, destination, layout.root) as whole:
         target = Layout(whole)
         copy_folder(files, Sharer(files, may_link=False), layout, target, "checkpoints", copies)
-        place = settle()
-        copy_history(files, layout, target, place, copies, progress)
+        place = copy_history(files, layout, target, settle, compacting, copies, progress)
         fork = begin_fork(
             files, target, identity, config.origin, place.bound, place.last_hash, place.epoch
         )

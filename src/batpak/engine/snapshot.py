@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -65,11 +66,13 @@ def take_snapshot(
     identity: Identity,
     destination: str,
     settle: Callable[[], Place],
+    compacting: AbstractContextManager[object],
     progress: Callable[[int, int], None] | None = None,
 ) -> SnapshotReport:
     """Make a snapshot at `destination`, which may be an empty directory or nothing.
 
-    `settle` gives the bound, once it is asked. Raises DestinationTaken, JournalLocked
+    `settle` gives a bound, once it is asked; `compacting` is held where compactions have to wait
+    (see `copy_history`). Raises DestinationTaken, JournalLocked
     (somebody else builds there), InvalidInput, JournalCorrupt, Unavailable.
     """
     check_progress(progress)
@@ -80,8 +83,7 @@ def take_snapshot(
         target = Layout(whole)
         for folder in FOLDERS:
             copy_folder(files, Sharer(files, may_link=False), layout, target, folder, copies)
-        place = settle()
-        copy_history(files, layout, target, place, copies, progress)
+        place = copy_history(files, layout, target, settle, compacting, copies, progress)
         copies.add("journal.json", write_new(files, target.identity, _identity(files, layout)))
         # The copy has a witness of its own, for whoever opens it without the manifest.
         copies.add(
