@@ -528,8 +528,33 @@ class Reading:
         tells. Raises as `prove`.
         """
         meter = Meter(progress)
-        checkpoint = self.stored_checkpoint(new)
+        checkpoint = self._checkpoint_within(new)
         return meter.run(lambda: self._prover(meter).consistency(old, checkpoint))
+
+    def _checkpoint_within(self, size: int | None) -> StoredCheckpoint:
+        """As `stored_checkpoint`, of events that are all here; looks for new ones where needed."""
+        checkpoint = self.stored_checkpoint(size)
+        bound = self._bound()
+        if checkpoint.size > bound:
+            # It may be newer than the last look.
+            bound = self._reach()
+        if checkpoint.size > bound:
+            path = self._layout.checkpoint(checkpoint.size)
+            raise JournalCorrupt(
+                f"the checkpoint is over {checkpoint.size} events, and the journal has {bound}",
+                file=path,
+                reason="checkpoint-size",
+                first=bound,
+                last=checkpoint.size - 1,
+                witness=f"checkpoints/{os.path.basename(path)}",
+                advice=f"run: batpak verify {self.path}; "
+                "checkpoint_sizes() lists older ones, which prove what they are over",
+            )
+        return checkpoint
+
+    def _reach(self) -> int:
+        """The bound, further where events came since the last look."""
+        return self._bound()
 
     def _bundle(
         self,
@@ -540,7 +565,7 @@ class Reading:
         withhold_payload: bool,
         meter: Meter,
     ) -> Bundle:
-        checkpoint = self.stored_checkpoint(size)
+        checkpoint = self._checkpoint_within(size)
         if checkpoint.size <= events[-1].sequence:
             raise _no_checkpoint(
                 f"the checkpoint over {checkpoint.size} events does not cover "

@@ -157,6 +157,9 @@ class ReadOnlyStore(Reading):
         self._bound()
         return self._follower.refresh()
 
+    def _reach(self) -> int:
+        return self.refresh()
+
     def diagnostics(self) -> Diagnostics:
         from batpak.engine.diagnostics import reader_diagnostics
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +23,7 @@ from batpak.tlog.signing import sign_note
 from batpak.tlog.tiles import Tile
 from batpak.tlog.trees import root_of
 from batpak_cli.demo.forger import ForgedJournal
-from tests.support.faulty_files import RecordingFiles
+from tests.support.faulty_files import RecordingFiles, UnsyncedFiles
 from tests.support.proofs import (
     LATER,
     LOG,
@@ -319,6 +322,46 @@ def test_a_hash_of_the_index_is_not_signed_unless_the_segment_agrees(
                 list(event_hashes(store._reader, 0, len(store)))
             assert caught.value.sequence == slot.first + row
         monkeypatch.undo()
+
+
+class Rewriting(UnsyncedFiles):
+    """Files that do something else each time that a tile is written."""
+
+    def __init__(self) -> None:
+        self.then: Callable[[], object] | None = None
+
+    def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+        then, self.then = self.then, None
+        if then is not None:
+            if flags & os.O_CREAT and f"{os.sep}tile{os.sep}" in path:
+                then()
+            self.then = then
+        return super().open(path, flags, mode)
+
+
+def test_a_compaction_in_the_middle_of_a_checkpoint_is_no_damage(tmp_path: Path) -> None:
+    path, files = tmp_path / "j", Rewriting()
+    small: dict[str, Any] = {"segment_max_bytes": 1 << 14, "files": files, "max_open_files": 4}
+    with open_signed(path, **small) as store:
+        say(store, 2000)
+    with open_signed(path, **small) as store:
+        parts = [slot.part for slot in store._reader.index.slots]
+        which = iter(range(5, 2000, 100))
+        done: list[int] = []
+
+        def rewrite() -> None:
+            begun = next(which)
+            store.erase([begun, 2000 - begun], reason="asked for")
+            assert store.compact().outcome == "performed"
+            done.append(begun)
+
+        files.then = rewrite
+        made = store.checkpoint()
+        files.then = None
+        assert len(done) > 5
+        assert [slot.part for slot in store._reader.index.slots] != parts
+        assert published(path).root == made.root
+        assert store.verify().ok
 
 
 def test_a_lost_note_is_published_again_from_its_event(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from batpak import Coordinate, EventId, Item, Store, canonical
+from batpak import Coordinate, EventId, Item, Region, Store, canonical
 from batpak.bundle import MAX_BUNDLE_LENGTH, Bundle
 from batpak.engine.proving import MAX_KEY_EVENTS
-from batpak.errors import EventNotFound, InvalidInput, NotCheckpointed
+from batpak.errors import EventNotFound, InvalidInput, JournalCorrupt, NotCheckpointed
 from batpak.proof.bundle import Verdict, verify_bundle
 from batpak.proof.merkle import verify_consistency
 from batpak.receipt import ReceiptKey
@@ -291,3 +291,76 @@ def test_a_bundle_of_too_many_small_events_is_refused_by_its_real_size(tmp_path:
             store.prove_range(first, first + number, withhold_payload=True)
         assert "fewer events" in caught.value.advice
         assert "withhold" not in caught.value.advice
+
+
+@pytest.mark.parametrize("tiles", [True, False], ids=["tiles", "no-tiles"])
+@pytest.mark.parametrize("most", [4, 64])
+def test_a_reader_proves_on_through_compactions(tmp_path: Path, tiles: bool, most: int) -> None:
+    """Its parts of the index are of files that are gone: each is paired anew, once."""
+    path = tmp_path / "j"
+    with open_signed(path, segment_max_bytes=4096) as store:
+        for n in range(60):
+            say(store, entity=f"agent:{n % 5}")
+        store.checkpoint()
+    with open_signed(path, segment_max_bytes=4096) as store:
+        if not tiles:
+            shutil.rmtree(path / "tlog")
+        with Store.open(path, mode="r", max_open_files=most) as reader:
+            for number in (1, 2):
+                assert [event.sequence for event in reader] == list(range(len(reader)))
+                store.erase(Region(entity=f"agent:{number}"), reason="asked for")
+                assert store.compact().outcome == "performed"
+                for _ in range(2):
+                    assert judge(reader.prove_range(3, 5)).ok
+                    proof = reader.prove_consistency(50)
+                    assert verify_consistency(
+                        50, proof.old_root, proof.checkpoint.size, proof.checkpoint.root,
+                        proof.hashes,
+                    )  # fmt: skip
+                reader.refresh()
+
+
+def test_a_reader_behind_the_newest_checkpoint_proves_by_it(tmp_path: Path) -> None:
+    """With tiles or without: what the checkpoint is over is looked for first."""
+    path = tmp_path / "j"
+
+    def grown() -> int:
+        with open_signed(path) as store:
+            say(store, 300)
+            size = store.checkpoint().size
+        shutil.rmtree(path / "tlog")
+        return size
+
+    grown()
+    with Store.open(path, mode="r") as reader:
+        size = grown()
+        assert size > len(reader)
+        assert judge(reader.prove_range(3, 5)).ok
+        assert len(reader) >= size
+        size = grown()
+        assert reader.prove_consistency(50).checkpoint.size == size
+        size = grown()
+        assert judge(reader.prove(reader.at(7).event_id, size=size)).ok
+
+
+def test_a_checkpoint_over_more_than_there_is_proves_nothing_and_is_named(tmp_path: Path) -> None:
+    """One of a longer history, as after a restore with the checkpoints of the original."""
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store, 20)
+        store.snapshot(tmp_path / "early")
+        say(store, 20)
+        made = store.checkpoint()
+    Store.restore(tmp_path / "early", tmp_path / "back", resume=True)
+    folder = tmp_path / "back" / "checkpoints"
+    folder.mkdir()
+    with Store.open(tmp_path / "back", mode="r") as reader:
+        note = path / "checkpoints" / f"{made.size:020}.note"
+        shutil.copy(note, folder / note.name)
+        with pytest.raises(JournalCorrupt) as caught:
+            reader.prove_range(3, 5)
+        with pytest.raises(JournalCorrupt):
+            reader.prove_consistency(5)
+        assert caught.value.file == str(folder / note.name)
+        assert caught.value.reason == "checkpoint-size"
+        assert (caught.value.first, caught.value.last) == (len(reader), made.size - 1)

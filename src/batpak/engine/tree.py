@@ -33,6 +33,7 @@ from batpak.tlog.trees import Subtree, complete_root, root_of, tree_root
 
 if TYPE_CHECKING:
     from batpak.index.parts import Slot
+    from batpak.journal.reading import SegmentReader
 
 __all__ = ["RunningRoot", "Tree", "event_hashes", "subtrees_of_log"]
 
@@ -356,37 +357,43 @@ def subtrees_of_log(reader: LogReader, tell: Callable[[int], None] | None = None
 def event_hashes(reader: LogReader, low: int, high: int) -> Iterator[bytes]:
     """Event hashes of sequences [low, high), end to end, in pieces of many.
 
-    Raises JournalCorrupt where index and segment disagree.
+    Raises JournalCorrupt where index and segment disagree, or where the events end before `high`.
     """
-    for slot in reader.index.slots:
-        start, end = max(low, slot.first), min(high, slot.part.end)
-        for at in range(start, end, _STEP):
-            stop = min(at + _STEP, end)
-            yield _hashes_of(reader, slot, at - slot.first, stop - slot.first)
-
-
-def _hashes_of(reader: LogReader, slot: Slot, low: int, high: int) -> bytes:
-    """Event hashes of rows of one part, checked where they come from a file."""
-    hashes, _ = slot.part.located(low, high)
-    if isinstance(slot.part, MappedPart):
-        _check_links(reader, slot, slot.part, low, high, hashes)
-    return hashes
+    at = low
+    while at < high:
+        # Looked for anew each time: a compaction may have put another pair in its place.
+        slot = reader.index.slot_of(at)
+        segment = None
+        if isinstance(slot.part, MappedPart):
+            slot, segment = reader.pair(at)
+        stop = min(at + _STEP, high, slot.part.end)
+        if stop <= at:
+            raise _too_few(reader, at, high)
+        hashes, _ = slot.part.located(at - slot.first, stop - slot.first)
+        if segment is not None and isinstance(slot.part, MappedPart):
+            _check_links(reader, segment, slot, slot.part, at - slot.first, hashes)
+        yield hashes
+        at = stop
 
 
 def _check_links(
-    reader: LogReader, slot: Slot, part: MappedPart, low: int, high: int, hashes: bytes
+    reader: LogReader,
+    segment: SegmentReader,
+    slot: Slot,
+    part: MappedPart,
+    low: int,
+    hashes: bytes,
 ) -> None:
-    """Compare hashes of a sidecar with what the segment says of them.
+    """Compare hashes of a sidecar, of rows from `low` on, with what the segment says of them.
 
     An event's hash stands in the next row of its entity; where that is not among these rows,
     it is computed.
     """
     import numpy as np
 
-    columns = part.columns()
+    columns, high = part.columns(), low + len(hashes) // HASH_SIZE
     offsets = columns.row_offset[low:high].astype(np.int64)
     entities = columns.entity_number[low:high]
-    segment = reader.pool.get(slot.segment_base)
     previous = np.empty(high - low, _ONE_HASH)
     for at in range(0, high - low, _ROW_CHUNK):
         chunk = offsets[at : at + _ROW_CHUNK]
@@ -413,18 +420,30 @@ def _check_links(
         raise _disagrees(reader, slot, low + int(order[bad[0]]))
     last = np.append(order[:-1][~linked], order[-1:])
     for row in last.tolist():
-        _check_one(reader, slot, part, low + row, hashes[32 * row : 32 * row + 32])
+        known = hashes[HASH_SIZE * row : HASH_SIZE * row + HASH_SIZE]
+        if _event_hash(segment, part, low + row) != known:
+            raise _disagrees(reader, slot, low + row)
 
 
-def _check_one(reader: LogReader, slot: Slot, part: MappedPart, row: int, known: bytes) -> None:
+def _event_hash(segment: SegmentReader, part: MappedPart, row: int) -> bytes:
     _, row_at, metadata_at, _ = part.locate(row)
-    read = reader.pool.get(slot.segment_base).read
-    data = read(row_at, ROW_SIZE)
+    data = segment.read(row_at, ROW_SIZE)
     lengths = data[_LENGTHS_AT]
     size = int.from_bytes(lengths[:4], "little")
     size += int.from_bytes(lengths[10:12], "little") + int.from_bytes(lengths[12:14], "little")
-    if blake3(EVENT_PREFIX + data + read(metadata_at, size)).digest() != known:
-        raise _disagrees(reader, slot, row)
+    return blake3(EVENT_PREFIX + data + segment.read(metadata_at, size)).digest()
+
+
+def _too_few(reader: LogReader, end: int, high: int) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"the events end at {end}: nothing is proved or signed over {high}",
+        file=reader.pool.root,
+        sequence=end,
+        reason="end",
+        first=end,
+        last=high - 1,
+        advice=f"run: batpak verify {reader.pool.root}",
+    )
 
 
 def _disagrees(reader: LogReader, slot: Slot, row: int) -> JournalCorrupt:
