@@ -360,9 +360,10 @@ class Reading:
 
         "full" also gives the Merkle root and compares every stored checkpoint with the
         events that it was signed over; with `keys` (of `batpak.proof.notes`), one of them
-        has to have signed each. `progress(done, total)` is called with bytes of log, now
+        has to have signed each. A reader that meets one over more than it has read looks for
+        new commits first. `progress(done, total)` is called with bytes of log, now
         and then. What is wrong is in the report's findings; nothing is raised for it.
-        Raises InvalidInput.
+        Raises InvalidInput, StorageFailed.
         """
         if level not in ("chain", "full"):
             raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
@@ -376,14 +377,14 @@ class Reading:
             self._layout,
             self._identity,
             self._reader,
-            self._verify_bound(),
+            self._verify_bound,
             level,
             progress,
             trusted,
         )
 
-    def _verify_bound(self) -> int:
-        """How far the journal must reach to be whole."""
+    def _verify_bound(self, checkpointed: int) -> int:
+        """How far the journal must reach to be whole, where a checkpoint is over so much of it."""
         return self._bound()
 
     def plan_erasure(

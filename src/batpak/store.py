@@ -64,6 +64,7 @@ from batpak.engine.system import (
 )
 from batpak.errors import (
     BatpakError,
+    Damaged,
     FenceOpen,
     Indeterminate,
     InvalidInput,
@@ -176,7 +177,13 @@ class ReadOnlyStore(Reading):
         self.refresh()
         return self._follower.place()
 
-    def _verify_bound(self) -> int:
+    def _verify_bound(self, checkpointed: int) -> int:
+        if checkpointed > self._bound():
+            try:
+                self.refresh()
+            except Damaged:
+                # What is wrong, verify finds in the bytes, as it finds all else.
+                pass
         # Beyond what can be shown: up to what some witness knows to have been durable.
         return max(self._bound(), self._follower.promised)
 

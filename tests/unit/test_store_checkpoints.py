@@ -506,6 +506,63 @@ def test_verify_compares_the_root_of_every_checkpoint_and_its_signature(tmp_path
         file.write_bytes(whole)
 
 
+@pytest.mark.parametrize("durability", list(Durability))
+def test_a_checkpoint_that_a_live_writer_makes_is_no_sign_of_tampering(
+    tmp_path: Path, durability: Durability
+) -> None:
+    path = tmp_path / "j"
+
+    def grow() -> None:
+        say(store)
+        made.append(store.checkpoint())
+
+    def grow_once(done: int, total: int) -> None:
+        if grown_at != len(made):
+            return
+        grow()
+
+    made: list[object] = []
+    with (
+        open_signed(path, durability=durability, segment_max_bytes=1 << 14) as store,
+        Store.open(path, mode="r") as reader,
+    ):
+        say(store, 50)
+        # Made since the reader looked: read together with the events that it is over.
+        grow()
+        assert reader.verify("chain").events == 2
+        report = reader.verify(keys=[LOG_KEY])
+        assert report.findings == []
+        assert len(reader) == len(store)
+        # Made while either of them reads.
+        for one in (reader, store):
+            grow()
+            grown_at = len(made)
+            assert one.verify(progress=grow_once).findings == []
+            assert len(made) == grown_at + 1
+
+
+def test_a_checkpoint_over_events_that_are_gone_is_found_by_a_reader_too(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store, 20)
+        with Store.open(path, mode="r") as reader:
+            say(store, 5)
+            made = store.checkpoint()
+            forged = str(Checkpoint(ORIGIN, 999, b"\7" * 32))
+            note = str(Note(forged, (sign_note(forged, ORIGIN, LOG.private),)))
+            (path / "checkpoints" / f"{999:020}.note").write_text(note, "utf-8")
+            found = [(f.code, f.expected, f.found) for f in reader.verify().findings]
+            assert found == [("checkpoint-size", 999, len(store))]
+            segment = next((path / "segments").glob("*.seg"))
+            journal = segment.read_bytes()
+            segment.write_bytes(journal[: journal.index(b"BPC1", 1000)])
+            # A reader that lost what it read says so, and raises nothing.
+            found = {f.code for f in reader.verify().findings}
+            assert found == {"end-of-file", "checkpoint-size"}
+            segment.write_bytes(journal)
+    assert made.size < 999
+
+
 def test_a_device_may_sign(tmp_path: Path) -> None:
     class Device:
         public_key = LOG.public_key

@@ -233,7 +233,7 @@ def _usable_with(
         follower.reader.summary(follower.bound - 1)
         follower.reader.head(LIFECYCLE.entity_bytes, follower.bound)
         report = verify_journal(
-            files, layout, identity, follower.reader, bound, "chain",
+            files, layout, identity, follower.reader, lambda _: bound, "chain",
             None if tell is None else lambda done, _: tell(done),
         )  # fmt: skip
     except Damaged:

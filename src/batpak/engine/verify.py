@@ -87,12 +87,12 @@ class _State:
     """What the checked prefix of the journal leaves behind for what follows."""
 
     root: str
-    bound: int
     full: bool
     report: VerifyReport
     index: Index
-    total: int
     progress: Callable[[int, int], None] | None
+    bound: int = 0
+    total: int = 0
     done: int = 0
     sequence: int = 0
     epoch: int = 0
@@ -122,27 +122,32 @@ def verify_journal(
     layout: Layout,
     identity: Identity,
     reader: LogReader,
-    bound: int,
+    bound_for: Callable[[int], int],
     level: str,
     progress: Callable[[int, int], None] | None,
     keys: Iterable[Key] = (),
 ) -> VerifyReport:
-    """Check all events below `bound`. "full" checks payload sections and content hashes too,
+    """Check all events below a bound. "full" checks payload sections and content hashes too,
     and the Merkle root against every stored checkpoint, which one of `keys`, if any, signed.
+
+    `bound_for` gives the bound once the checkpoints are read, of which the newest is over so
+    many events: a writer that makes more of both meanwhile has made the events first.
     """
     began = time.perf_counter()
     report = VerifyReport(level)
-    bases = [base for base in segment_bases(files, layout) if base < bound or base == 0]
-    total = 0
-    for base in bases:
-        try:
-            total += files.stat(layout.segment(base)).st_size
-        except OSError:
-            continue
-    state = _State(layout.root, bound, level == "full", report, reader.index, total, progress)
+    state = _State(layout.root, level == "full", report, reader.index, progress)
+    newest = 0
     if state.full:
         state.tree = RunningRoot()
         state.checkpoints = _stored_checkpoints(files, layout, identity, tuple(keys), state)
+        newest = max((stored.size for stored in state.checkpoints), default=0)
+    state.bound = bound = bound_for(newest)
+    bases = [base for base in segment_bases(files, layout) if base < bound or base == 0]
+    for base in bases:
+        try:
+            state.total += files.stat(layout.segment(base)).st_size
+        except OSError:
+            continue
     for place, base in enumerate(bases):
         successor = bases[place + 1] if place + 1 < len(bases) else None
         _check_segment(files, layout, identity, base, successor, state, reader)
@@ -159,7 +164,7 @@ def verify_journal(
     if state.full:
         check_encrypted(reader, bound, state.encrypted, report)
     if progress is not None:
-        progress(total, total)
+        progress(state.total, state.total)
     report.segments = len(bases)
     report.seconds = time.perf_counter() - began
     return report
