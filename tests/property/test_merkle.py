@@ -217,6 +217,12 @@ def test_a_tree_of_70_000_has_the_tiles_that_the_specification_counts() -> None:
     assert [tile.width for tile in entries] == [256] * 273 + [112]
 
 
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 511, 512, 65_536, 65_537, BIG])
+def test_the_edge_of_a_tree_is_the_last_tile_of_each_level(size: int) -> None:
+    last = {tile.level: tile for tile in tiles.tiles_for(size)}
+    assert list(tiles.edge_tiles(size)) == list(last.values())
+
+
 @pytest.mark.parametrize("sizes", [(1, 255, 256, 257, 300, 65_536, BIG), (BIG,), (256, 512, 513)])
 def test_proofs_from_tiles_are_those_from_memory(sizes: tuple[int, ...]) -> None:
     files = published(*sizes)

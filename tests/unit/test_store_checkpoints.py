@@ -17,6 +17,7 @@ from batpak import Durability, EventKind, Item, Store
 from batpak.config import Signer
 from batpak.engine.tree import RunningRoot, event_hashes
 from batpak.errors import Damaged, InvalidInput, JournalCorrupt, NotCheckpointed
+from batpak.proof import verify_bundle
 from batpak.proof.merkle import leaf_hash
 from batpak.proof.notes import Checkpoint, Key, Note
 from batpak.tlog.signing import sign_note
@@ -29,6 +30,7 @@ from tests.support.proofs import (
     LOG,
     LOG_KEY,
     ORIGIN,
+    POLICY,
     RECEIPTS,
     SAID,
     THIEF,
@@ -182,6 +184,73 @@ def test_a_tile_that_is_there_is_replaced_and_a_new_one_is_written_in_its_place(
     assert str(torn) in replaced
     assert str(path / "tlog" / "tile" / "entries" / "000") not in replaced
     assert made.size > 256
+
+
+def _all(path: Path) -> None:
+    shutil.rmtree(path / "tlog")
+
+
+def _entries(path: Path) -> None:
+    shutil.rmtree(path / "tlog" / "tile" / "entries")
+
+
+def _files_only(path: Path) -> None:
+    for tile in all_tiles(path):
+        tile.unlink()
+
+
+@pytest.mark.proves("INV-TILES-ARE-DISPOSABLE")
+@pytest.mark.parametrize("lose", [_all, _entries, _files_only])
+@pytest.mark.parametrize("new", [0, 1, 300])
+def test_the_folder_may_be_deleted_under_an_open_store(
+    tmp_path: Path, lose: Callable[[Path], None], new: int
+) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        receipts = say(store, 300)
+        store.checkpoint()
+        for _ in range(2):
+            lose(path)
+            say(store, new)
+            assert store.checkpoint().is_new == bool(new)
+            # Neither tiles without a checkpoint nor one whose tiles are missing.
+            published(path)
+        lose(path)
+        for receipt in receipts[::50]:
+            assert verify_bundle(store.prove(receipt.event_id).to_json(), [], POLICY).ok
+        assert store.verify().ok
+
+
+class FilesThatLoseTiles(UnsyncedFiles):
+    """Deletes `tlog/` when a tile is opened, after so many others."""
+
+    def __init__(self) -> None:
+        self.spare: int | None = None
+
+    def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+        folder, inside, _ = path.partition("/tlog/tile/")
+        if inside and self.spare is not None:
+            self.spare -= 1
+            if self.spare < 0:
+                self.spare = None
+                shutil.rmtree(f"{folder}/tlog")
+        return super().open(path, flags, mode)
+
+
+@pytest.mark.parametrize("spare", range(6))
+def test_the_folder_may_be_deleted_while_a_checkpoint_is_made(tmp_path: Path, spare: int) -> None:
+    path = tmp_path / "j"
+    files = FilesThatLoseTiles()
+    with open_signed(path, files=files) as store:
+        say(store, 300)
+        store.checkpoint()
+        say(store, 300)
+        # Four tiles that grew, one that is read to grow the level above, and that.
+        files.spare = spare
+        made = store.checkpoint()
+        assert made.is_new
+        assert files.spare is None
+    assert published(path).note == made.note
 
 
 def test_appends_and_close_touch_no_tile(tmp_path: Path) -> None:

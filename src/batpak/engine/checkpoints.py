@@ -234,7 +234,7 @@ class CheckpointMaker:
     def _grow(self, latest: StoredCheckpoint | None, size: int, meter: Meter) -> bytes:
         """The tiles up to `size`, grown from those of the latest checkpoint where they are good."""
         tree, meter.total = self._tree, size
-        if latest is None or not tree.trust(latest.size, latest.root):
+        if not tree.has_edge() or latest is None or not tree.trust(latest.size, latest.root):
             tree.forget()
         try:
             root = tree.grow(size, meter.tell)

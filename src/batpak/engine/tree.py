@@ -28,7 +28,15 @@ from batpak.files import TEMPORARY_SUFFIX, Files, closing, refusal, write_all
 from batpak.index.mapped import MappedPart
 from batpak.journal.layout import Layout
 from batpak.proof.merkle import EMPTY_ROOT, HASH_SIZE, node_hash
-from batpak.tlog.tiles import ENTRIES, TILE_WIDTH, Tile, encode_entries, subtrees_in, tiles_for
+from batpak.tlog.tiles import (
+    ENTRIES,
+    TILE_WIDTH,
+    Tile,
+    edge_tiles,
+    encode_entries,
+    subtrees_in,
+    tiles_for,
+)
 from batpak.tlog.trees import Subtree, complete_root, root_of, tree_root
 
 if TYPE_CHECKING:
@@ -80,7 +88,7 @@ class Tree:
         with self._lock:
             if self.size >= size > 0:
                 return True
-            if not self._is_whole(size):
+            if not self._are_whole(tiles_for(size)):
                 return False
             try:
                 is_right = tree_root(subtrees_in(self._read, size), size) == root
@@ -89,6 +97,16 @@ class Tree:
             if is_right:
                 self.size = size
             return is_right
+
+    def has_edge(self) -> bool:
+        """Whether the right edge of what was grown is still there.
+
+        Somebody may delete the folder under an open store. A single tile inside that is gone is
+        found by the proof that needs it: a look at every one would cost each checkpoint more than
+        its events.
+        """
+        with self._lock:
+            return self._are_whole(edge_tiles(self.size))
 
     def subtrees(self) -> Subtree:
         """The complete subtrees below `size` as it is now; ProofInvalid is for a bad tile.
@@ -115,6 +133,7 @@ class Tree:
         """Believe no tile any more: the next `grow` makes all of them again."""
         with self._lock:
             self.size = 0
+            self._folders.clear()
             self._clear()
 
     def _clear(self) -> None:
@@ -126,7 +145,7 @@ class Tree:
         """Write what is missing up to `size` leaves; returns the root over them.
 
         `tell` is told after each tile how many leaves there are. Raises StorageFailed, NoSpace,
-        JournalCorrupt; InvalidInput where `tell` calls it.
+        JournalCorrupt; ProofInvalid for a tile that went bad, InvalidInput where `tell` calls it.
         """
         with self._lock:
             if self._is_growing:
@@ -139,7 +158,12 @@ class Tree:
             if size > self.size:
                 self._is_growing = True
                 try:
-                    self._grow(self.size, size, tell)
+                    try:
+                        self._grow(self.size, size, tell)
+                    except FileNotFoundError:
+                        # Somebody deleted the folder meanwhile: no tile of before is there.
+                        self._folders.clear()
+                        self._grow(0, size, tell)
                 except BaseException as error:
                     # Which tiles are there now is not known.
                     self.size = 0
@@ -182,6 +206,8 @@ class Tree:
         first = before - before % TILE_WIDTH
         place, width = first // TILE_WIDTH, before - first
         known = self._read(Tile(level, place, width)) if width else b""
+        if len(known) != HASH_SIZE * width:
+            raise ProofInvalid("a tile to grow is not whole", reason="tile-length")
         hashes = [known[at : at + HASH_SIZE] for at in range(0, len(known), HASH_SIZE)] + new
         full: list[bytes] = []
         if not new:
@@ -263,8 +289,8 @@ class Tree:
             self._cache[tile] = data
         return data
 
-    def _is_whole(self, size: int) -> bool:
-        for tile in tiles_for(size):
+    def _are_whole(self, tiles: Iterable[Tile]) -> bool:
+        for tile in tiles:
             step = HASH_SIZE + 2 * (tile.level == ENTRIES)
             try:
                 if self._files.stat(self._path(tile)).st_size != step * tile.width:

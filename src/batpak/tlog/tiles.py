@@ -74,6 +74,14 @@ def tiles_for(size: int, old_size: int = 0) -> Iterator[Tile]:
             yield Tile(level, index, min(TILE_WIDTH, new - TILE_WIDTH * index))
 
 
+def edge_tiles(size: int) -> Iterator[Tile]:
+    """The last tile of each level, and the last entry bundle, of a tree of `size` leaves."""
+    for level in (ENTRIES, *range(8)):
+        if hashes := size >> 8 * max(level, 0):
+            index = (hashes - 1) // TILE_WIDTH
+            yield Tile(level, index, hashes - TILE_WIDTH * index)
+
+
 def tile_bytes(tile: Tile, subtree: Subtree) -> bytes:
     """The content of a tile of hashes: 32 bytes times its width."""
     first = TILE_WIDTH * tile.index
