@@ -69,17 +69,19 @@ class Namespace:
 def _joined(namespace: object, name: object) -> str:
     for part in (namespace, name):
         if not isinstance(part, str):
-            raise _bad_key("empty", part, "an extension name is made of texts")
+            raise _bad_key("not-text", part, "an extension name is made of texts")
     return f"{namespace}.{name}"
 
 
 def check_extension_key(key: object, *, reserved_allowed: bool = False) -> None:
     """Raises ExtensionError unless `key` is a name such as "acme.trace".
 
-    The order of checks is that of the Rust system: empty, non-ascii, too-long,
-    bad-namespace, reserved-namespace.
+    The order of checks is that of the Rust system, behind not-text: empty, non-ascii,
+    too-long, bad-namespace, reserved-namespace.
     """
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str):
+        raise _bad_key("not-text", key, f"an extension name is text, not {type(key).__name__}")
+    if not key:
         raise _bad_key("empty", key, "an extension name is a non-empty text")
     if not key.isascii():
         raise _bad_key("non-ascii", key, "an extension name is ASCII")

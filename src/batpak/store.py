@@ -577,6 +577,7 @@ class Store(Reading):
         was proposed, so it is stored only when given. Raises as `append`.
         """
         from batpak.gates import DENIAL_VERSION, Denial, Denied
+        from batpak.gates.denial import check_text
 
         if isinstance(denied, Denial):
             denied = Denied.of(denied)
@@ -596,6 +597,8 @@ class Store(Reading):
                 value=kind,
                 advice="pass the kind of the event that was denied",
             )
+        if pipeline is not None:
+            check_text("pipeline", pipeline)
         data = denied.payload(proposed, content_hash=content_hash, pipeline_id=pipeline).encode()
         event = self._preparer.denial(
             coordinate, DENIAL_VERSION, data, correlation, causation, extensions

@@ -295,6 +295,7 @@ def test_the_context_of_a_denial_keeps_order_and_repetition() -> None:
         (lambda: DenialPayload(("g",), KIND), "evaluations"),
         (lambda: DenialPayload((), KIND, pipeline_id=5), "pipeline_id"),
         (lambda: DenialPayload((), KIND, proposed_content_hash=bytes(31)), "proposed_content_hash"),
+        (lambda: Denied.of(Denial("g", "m")).payload(KIND, content_hash=b"1"), "content_hash"),
     ],
 )
 def test_evidence_that_could_not_be_stored_is_refused(make: Any, field: str) -> None:

@@ -597,7 +597,8 @@ EXTENSION_KEYS: list[tuple[Any, str | None]] = [
     ("A.b-c_d", None),
     ("batpaks.x", None),
     ("", "empty"),
-    (5, "empty"),
+    (5, "not-text"),
+    (b"acme.trace", "not-text"),
     ("ä.x", "non-ascii"),
     # Each rule comes before those behind it.
     ("ä" * 300, "non-ascii"),

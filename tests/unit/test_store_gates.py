@@ -339,6 +339,26 @@ def test_only_the_receipt_of_a_denial_becomes_one(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("content_hash", {"content_hash": b"short"}),
+        ("content_hash", {"content_hash": "00" * 32}),
+        ("pipeline", {"pipeline": 5}),
+        ("pipeline", {"pipeline": "\ud800"}),
+    ],
+)
+def test_a_denial_names_what_was_wrong_with_the_call(
+    store: Store, field: str, options: dict[str, Any]
+) -> None:
+    written = store.frontier().written
+    with pytest.raises(InvalidInput) as refused:
+        store.deny(ALICE, NOTE, Denial("g", "no"), **options)
+    assert refused.value.field == field
+    assert field in refused.value.what
+    assert store.frontier().written == written
+
+
+@pytest.mark.parametrize(
     ("call", "error"),
     [
         (lambda s: s.deny(ALICE, NOTE, "no"), InvalidInput),

@@ -245,6 +245,7 @@ class Denied:
         bytes, 32) are those of the proposal. A hash lets others test what they guess was
         proposed: leave it out where that must not be. Raises: InvalidInput.
         """
+        _check_hash("content_hash", content_hash)
         return DenialPayload(self.evaluations, kind, pipeline_id, content_hash)
 
     def __bool__(self) -> bool:
