@@ -1051,6 +1051,7 @@ class Store(Reading):
                 "min_bytes= is a whole number from 0 on", field="min_bytes", value=min_bytes
             )
         meter = Meter(progress)
+        self._drain_mine()
         return meter.run(lambda: self._compact(min_bytes, meter))
 
     def _compact(self, min_bytes: int, meter: Meter) -> CompactionReport:
@@ -1233,6 +1234,7 @@ class Store(Reading):
             )
         if not isinstance(reason, str) or len(reason.encode("utf-8", "replace")) > 1024:
             raise InvalidInput("a reason is text of up to 1024 bytes", field="reason")
+        self._drain_mine()
         self._appender.commit([key_retired_event(key_id=key_id, reason=reason)], durable=True)
         self._read_spans()
 

@@ -31,6 +31,7 @@ from batpak import (
     Item,
     Prior,
     Region,
+    SigningKey,
     Store,
     Unless,
     operation_key,
@@ -56,6 +57,7 @@ from batpak.journal import background
 from batpak.journal.background import Worker, passed
 from batpak.kinds import SYSTEM_OPEN_COMPLETED
 from batpak.payloads import isolated_registry
+from batpak.receipt import ReceiptKey
 from tests.support.writing import (
     ALICE,
     BOB,
@@ -238,6 +240,33 @@ def test_a_direct_append_comes_after_what_its_thread_has_submitted(
 
 
 @pytest.mark.proves("INV-QUEUE-ORDER")
+@pytest.mark.proves("INV-QUEUE-ORDER")
+@pytest.mark.parametrize("way", ["retire_key", "compact"])
+def test_what_the_journal_says_of_itself_comes_after_what_its_thread_has_submitted(
+    tmp_path: Path, way: str
+) -> None:
+    key = SigningKey.generate()
+    options: dict[str, Any] = {"durability": Durability.OS, "signing_keys": [key]}
+    with opened(tmp_path / "journal", **options) as (store, files), ThreadPoolExecutor(1) as pool:
+        # What a compaction would take out.
+        store.erase(store.append(ALICE, "gone", kind=NOTE).sequence, reason="asked for")
+
+        def work() -> list[Future[Any]]:
+            futures = [put(store, number) for number in range(3)]
+            if way == "compact":
+                assert store.compact().outcome == "performed"
+            else:
+                store.retire_key(ReceiptKey(key.public_key).key_id)
+            return futures
+
+        with busy(store, files, durable=True):
+            thread = pool.submit(threading.get_ident).result(WAIT)
+            working = pool.submit(work)
+            assert not done_or_waiting(working, thread)
+        last = working.result(WAIT)[-1].result(0)
+        assert last.sequence == len(store) - 2
+
+
 def test_submissions_of_each_thread_keep_their_order(store: Store) -> None:
     def work(who: Coordinate) -> None:
         for number in range(60):
