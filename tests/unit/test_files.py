@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -214,10 +215,11 @@ def test_a_pipe_in_the_place_of_a_journals_file_holds_up_nobody(tmp_path: Path, 
     _pipe_at(names.get(place, path / place))
     examine(REAL, Layout(str(path)))
     refused: list[BatpakError] = []
-    for mode in ("r", "rw"):
+    read, write = partial(Store.open, mode="r"), partial(Store.open, mode="rw")
+    for opened in (read, write):
         # Refused by name, or passed over as a file that can be made again: each returns.
         try:
-            with Store.open(path, mode=mode, files=DISK) as store:  # type: ignore[call-overload]
+            with opened(path, files=DISK) as store:
                 store.verify()
         except BatpakError as error:
             refused.append(error)
