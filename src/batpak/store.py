@@ -1245,7 +1245,8 @@ class Store(Reading):
         tiles, so that `tlog/` can be published as it is. When only checkpoints are new,
         gives the last one again. `progress(done, total)` is told events of the tree, those in
         good tiles from the beginning; it may append, and where it raises before the end, no
-        checkpoint is made. Raises InvalidInput without a key, or for one that the journal knows
+        checkpoint is made. A damaged note that it makes anew from its event goes to
+        `quarantine/`. Raises InvalidInput without a key, or for one that the journal knows
         as a receipt key; JournalCorrupt when the events of an earlier checkpoint were changed,
         NoSpace, StorageFailed, JournalPoisoned.
         """
@@ -1271,7 +1272,9 @@ class Store(Reading):
     def add_cosignatures(self, note: str, witnesses: Iterable[NoteKey]) -> StoredCheckpoint:
         """Keep what these witnesses signed of a stored checkpoint, beside its own signature.
 
-        Raises InvalidInput, NotCheckpointed, Damaged for a damaged note, StorageFailed.
+        Of each witness the newest cosignature is kept, since that is the one that counts. In a
+        fork, an ancestor's checkpoint takes them as well. Raises InvalidInput, NotCheckpointed,
+        Damaged for a damaged note, StorageFailed.
         """
         from batpak.proof.notes import Key
 
@@ -1296,6 +1299,7 @@ class Store(Reading):
                     self._maker = CheckpointMaker(
                         self._files, self._layout, self.origin, self._reader, self._tree_here(),
                         self._synced, lambda event: self._appender.commit([event], durable=True),
+                        self._identity.shared,
                     )  # fmt: skip
         return self._maker
 

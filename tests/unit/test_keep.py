@@ -37,9 +37,10 @@ from batpak.files import REAL, RealFiles
 from batpak.journal.layout import Layout
 from batpak.proof.bundle import verify_bundle
 from batpak.proof.merkle import verify_consistency
-from batpak.proof.notes import Key
+from batpak.proof.notes import Key, Note, Policy
+from batpak.tlog.signing import sign_note
 from tests.support.faulty_files import UnsyncedFiles
-from tests.support.proofs import LOG, LOG_KEY, ORIGIN, POLICY, THIEF, open_signed, say
+from tests.support.proofs import LOG, LOG_KEY, ORIGIN, POLICY, THIEF, WITNESS, open_signed, say
 from tools import read_segment
 
 KIND = EventKind(0xF, 1)
@@ -890,3 +891,28 @@ def test_checkpoints_come_along_into_a_fork_and_prove_the_shared_past(
         assert [finding.code for finding in reader.verify().findings] == ["checkpoint-note"]
         with pytest.raises(Damaged, match="another size or journal"):
             reader.stored_checkpoint(new.size)
+
+
+def test_an_ancestor_s_checkpoint_takes_cosignatures_in_a_fork(tmp_path: Path) -> None:
+    witness = Key("example.net/witness", WITNESS.public_key, 4)
+    path = tmp_path / "fork"
+    with open_signed(tmp_path / "journal") as store:
+        receipts = say(store, 5)
+        old = store.checkpoint()
+        store.fork(path, origin="example.org/fork")
+    note = Note.parse(old.note)
+    line = sign_note(note.text, witness.name, WITNESS.private, time=1_800_000_000)
+    whole = str(Note(note.text, (*note.signatures, line)))
+    with open_signed(path, origin=None) as fork:
+        kept = fork.add_cosignatures(whole, [witness])
+        assert (kept.origin, kept.note) == (ORIGIN, whole)
+        assert fork.stored_checkpoint() == kept
+        # What the fork publishes is a log of its own.
+        assert not (path / "tlog").exists()
+        with pytest.raises(InvalidInput, match="own key"):
+            fork.add_cosignatures(whole, [Key("example.org/x", LOG.public_key, 4)])
+        policy = Policy(LOG_KEY, (witness,), 1)
+        assert verify_bundle(fork.prove(receipts[2].event_id).to_json(), [], policy).ok
+        new = fork.checkpoint()
+        fork.add_cosignatures(whole, [witness])
+        assert (path / "tlog" / "checkpoint").read_text("utf-8") == new.note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from batpak.engine.tree import RunningRoot, event_hashes
 from batpak.errors import Damaged, InvalidInput, JournalCorrupt, NotCheckpointed
 from batpak.proof import verify_bundle
 from batpak.proof.merkle import leaf_hash
-from batpak.proof.notes import Checkpoint, Key, Note
+from batpak.proof.notes import MAX_SIGNATURES, Checkpoint, Key, Note
 from batpak.tlog.signing import sign_note
 from batpak.tlog.tiles import Tile
 from batpak.tlog.trees import root_of
@@ -45,9 +46,9 @@ from tests.support.proofs import (
 WITNESS_KEY = Key("example.net/witness", WITNESS.public_key, 4)
 
 
-def cosigned(note: str) -> str:
+def cosigned(note: str, *, time: int = 1_800_000_000) -> str:
     parsed = Note.parse(note)
-    line = sign_note(parsed.text, WITNESS_KEY.name, WITNESS.private, time=1_800_000_000)
+    line = sign_note(parsed.text, WITNESS_KEY.name, WITNESS.private, time=time)
     return str(Note(parsed.text, (*parsed.signatures, line)))
 
 
@@ -471,8 +472,74 @@ def test_a_damaged_note_is_damage_by_name_and_is_made_anew(tmp_path: Path, text:
             assert "make a checkpoint" in caught.value.advice
         # The journal has its text still.
         assert store.checkpoint().note == made.note == file.read_text()
+        (aside,) = (path / "quarantine").glob("*.note")
+        assert aside.read_bytes() == text
         with pytest.raises(NotCheckpointed, match=f"there are those over {made.size}"):
             store.stored_checkpoint(1)
+
+
+def test_a_damaged_note_is_set_aside_with_its_cosignatures_before_it_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "j"
+    files = RecordingFiles()
+    with open_signed(path, files=files) as store:
+        say(store)
+        made = store.checkpoint()
+        kept = store.add_cosignatures(cosigned(made.note), [WITNESS_KEY])
+        file = path / "checkpoints" / f"{made.size:020}.note"
+        aside: list[Path] = []
+        # Twice the same damage, and then another one: each file is kept, and none twice.
+        for spoiled in ("—example", "—example", "-example"):
+            damaged = kept.note.replace("— example", spoiled)
+            file.write_text(damaged, "utf-8")
+            caplog.clear()
+            begun = len(files.operations)
+            assert store.checkpoint().note == made.note == file.read_text("utf-8")
+            (record,) = caplog.records
+            assert record.__dict__["code"] == "checkpoint-set-aside"
+            assert record.__dict__["file"] == str(file)
+            aside.append(Path(record.__dict__["quarantine"]))
+            assert aside[-1].read_text("utf-8") == damaged
+            why = json.loads(aside[-1].with_suffix(".json").read_text("utf-8"))
+            assert why["file"] == f"checkpoints/{file.name}"
+            # What is set aside is durable before its place is taken.
+            operations = files.operations[begun:]
+            taken = next(n for n, o in enumerate(operations) if o.target == str(file))
+            synced = [
+                n
+                for n, o in enumerate(operations)
+                if o.name == "sync_directory" and o.path == str(path / "quarantine")
+            ]
+            assert synced
+            assert max(synced) < taken
+        assert aside[0] == aside[1] != aside[2]
+        assert store.verify().ok
+        assert store.add_cosignatures(cosigned(made.note), [WITNESS_KEY]).note == kept.note
+
+
+def test_a_broken_signature_of_the_log_is_healed_from_its_event(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        event = say(store)[0]
+        made = store.checkpoint()
+        kept = store.add_cosignatures(cosigned(made.note), [WITNESS_KEY])
+        own, *others = Note.parse(kept.note).signatures
+        broken = own._replace(signature=bytes([own.signature[0] ^ 1, *own.signature[1:]]))
+        damaged = str(Note(Note.parse(kept.note).text, (broken, *others)))
+        file = path / "checkpoints" / f"{made.size:020}.note"
+        file.write_text(damaged, "utf-8")
+        caplog.clear()
+        again = store.checkpoint()
+        assert not again.is_new
+        assert again.note == kept.note == file.read_text("utf-8")
+        assert [record.__dict__["code"] for record in caplog.records] == ["checkpoint-set-aside"]
+        (aside,) = (path / "quarantine").glob("*.note")
+        assert aside.read_text("utf-8") == damaged
+        assert verify_bundle(store.prove(event.event_id).to_json(), [], POLICY).ok
+    assert published(path).note == kept.note
 
 
 def test_a_key_signs_receipts_or_checkpoints_of_a_journal_and_never_both(tmp_path: Path) -> None:
@@ -534,6 +601,62 @@ def test_cosignatures_are_kept_and_published_once(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="another checkpoint"):
             store.add_cosignatures(str(Note(forked, (line,))), [WITNESS_KEY])
         assert store.stored_checkpoint().note == note
+
+
+def test_of_each_witness_the_newest_cosignature_is_kept(tmp_path: Path) -> None:
+    with open_signed(tmp_path / "j") as store:
+        event = say(store)[0]
+        made = store.checkpoint()
+        # As many as witness it hourly for days: more than the lines that a note may have.
+        for hour in range(100):
+            store.add_cosignatures(cosigned(made.note, time=hour), [WITNESS_KEY])
+        newest = store.stored_checkpoint()
+        assert newest.note == cosigned(made.note, time=99)
+        # One that comes late takes nothing away; of several in one note the newest counts.
+        late = store.add_cosignatures(cosigned(made.note, time=98), [WITNESS_KEY])
+        assert late.note == newest.note
+        both = cosigned(cosigned(made.note, time=101), time=100)
+        newest = store.add_cosignatures(both, [WITNESS_KEY])
+        assert newest.note == cosigned(made.note, time=101)
+        assert store.prove(event.event_id).checkpoint == newest.note
+        assert store.verify().ok
+    assert published(tmp_path / "j").note == newest.note
+
+
+def test_no_checkpoint_gets_more_signatures_than_a_note_may_have(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with open_signed(path) as store:
+        say(store)
+        note = Note.parse(store.checkpoint().note)
+        for number in range(MAX_SIGNATURES):
+            witness = WITNESS_KEY._replace(name=f"example.net/{number}")
+            line = sign_note(note.text, witness.name, WITNESS.private, time=number)
+            whole = str(Note(note.text, (*note.signatures, line)))
+            if number < MAX_SIGNATURES - 1:
+                kept = store.add_cosignatures(whole, [witness])
+                continue
+            with pytest.raises(InvalidInput) as refused:
+                store.add_cosignatures(whole, [witness])
+            assert refused.value.field == "note"
+            assert "new checkpoint" in refused.value.advice
+        assert len(Note.parse(kept.note).signatures) == MAX_SIGNATURES
+        assert store.stored_checkpoint().note == kept.note
+    assert published(path).note == kept.note
+
+
+@pytest.mark.parametrize("name", [ORIGIN, WITNESS_KEY.name])
+@pytest.mark.parametrize("algorithm", [1, 4])
+def test_no_log_is_its_own_witness(tmp_path: Path, name: str, algorithm: int) -> None:
+    own = Key(name, LOG.public_key, algorithm)
+    with open_signed(tmp_path / "j") as store:
+        say(store)
+        made = store.checkpoint()
+        note = Note.parse(made.note)
+        line = sign_note(note.text, name, LOG.private, time=1 if algorithm == 4 else None)
+        with pytest.raises(InvalidInput, match="own key") as refused:
+            store.add_cosignatures(str(Note(note.text, (*note.signatures, line))), [own])
+        assert refused.value.field == "witnesses"
+        assert store.stored_checkpoint().note == made.note
 
 
 @pytest.mark.parametrize(

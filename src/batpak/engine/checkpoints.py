@@ -37,8 +37,9 @@ from batpak.files import Files, read_small, refusal, replace_file
 from batpak.index.query import Query
 from batpak.journal.commits import Prepared
 from batpak.journal.layout import Layout
+from batpak.journal.quarantine import set_aside
 from batpak.kinds import SYSTEM_LOG_CHECKPOINT
-from batpak.proof.notes import ED25519, Checkpoint, Key, Note, Signature
+from batpak.proof.notes import MAX_SIGNATURES, Checkpoint, Key, Note, Signature
 from batpak.tlog.trees import tree_root
 
 __all__ = [
@@ -127,8 +128,9 @@ def _damaged(what: str, path: str) -> Damaged:
     return Damaged(
         what,
         file=path,
-        advice="restore it from a copy, or move it away and make a checkpoint: the newest one is "
-        "written anew, without what witnesses signed",
+        advice="restore it from a copy, or make a checkpoint: where this is the newest one, it is "
+        "set aside in quarantine/ and written anew, without what witnesses signed; an older one "
+        "move away",
     )
 
 
@@ -166,8 +168,12 @@ class CheckpointMaker:
         tree: Tree,
         sync: Callable[[], int],
         append: Callable[[Prepared], object],
+        shared: int = 0,
     ) -> None:
-        """`sync` makes all durable and gives the bound; `append` writes one event durably."""
+        """`sync` makes all durable and gives the bound; `append` writes one event durably.
+
+        `shared`: so many events, from the first, are also an ancestor's.
+        """
         self._files = files
         self._layout = layout
         self._origin = origin
@@ -175,6 +181,7 @@ class CheckpointMaker:
         self._tree = tree
         self._sync = sync
         self._append = append
+        self._shared = shared
         self._lock = threading.RLock()
         # guarded by _lock
         self._is_making = False
@@ -249,15 +256,7 @@ class CheckpointMaker:
 
     def _publish_missing(self, size: int) -> StoredCheckpoint | None:
         """The newest checkpoint, once the notes of all events that tell of one are published."""
-        sizes = checkpoint_sizes(self._files, self._layout)
-        latest: StoredCheckpoint | None = None
-        for each in reversed(sizes):
-            try:
-                latest = load_checkpoint(self._files, self._layout, self._origin, each)
-                break
-            except Damaged:
-                # Somebody else's, or no note: verify names it.
-                continue
+        latest = self._newest_stored()
         low = 0 if latest is None else latest.size
         for event in self._reader.scan(_KIND, low, size):
             told = _told_by(event.raw)
@@ -266,20 +265,71 @@ class CheckpointMaker:
             if latest is None or told.size > latest.size:
                 self._publish(told)
                 latest = told
+            elif told.size == latest.size:
+                latest = self._healed(latest, told)
         return latest
 
-    def _publish(self, checkpoint: StoredCheckpoint, *, is_stored: bool = False) -> None:
+    def _newest_stored(self) -> StoredCheckpoint | None:
+        """The newest of this origin that is whole; what else stands there, verify names."""
+        for size in reversed(checkpoint_sizes(self._files, self._layout)):
+            try:
+                stored = load_checkpoint(
+                    self._files, self._layout, self._origin, size, self._shared
+                )
+            except Damaged:
+                continue
+            if stored.origin == self._origin:
+                return stored
+        return None
+
+    def _healed(self, stored: StoredCheckpoint, told: StoredCheckpoint) -> StoredCheckpoint:
+        """The stored checkpoint with the log's signature that its event has.
+
+        A text that is not the event's stays: which of them is wrong, its root shows.
+        """
+        kept, first = Note.parse(stored.note), Note.parse(told.note)
+        if kept.text != first.text or set(first.signatures) <= set(kept.signatures):
+            return stored
+        # Damage in the key's id makes it look like another key's; the name is the log's alone.
+        others = (line for line in kept.signatures if line.name != told.origin)
+        lines = (*first.signatures, *others)[:MAX_SIGNATURES]
+        healed = StoredCheckpoint(told.origin, told.size, told.root, str(Note(kept.text, lines)))
+        self._publish(healed, reason="the log's signature is not the one that its event has")
+        return healed
+
+    def _publish(
+        self,
+        checkpoint: StoredCheckpoint,
+        *,
+        is_stored: bool = False,
+        reason: str = "this is no checkpoint of this journal",
+    ) -> None:
+        """`reason`: what is wrong with a file that stands in its place and is set aside."""
         data = checkpoint.note.encode()
         path = self._layout.checkpoint(checkpoint.size)
         try:
             if not is_stored:
                 self._make_folder(self._layout.checkpoints)
+                # Witnesses may have signed what stands there, which nobody can make again.
+                self._set_aside(path, reason)
+                # Crash before this: as if it had never been published.
                 replace_file(self._files, path, data)
             # Crash before this: `tlog/checkpoint` is the one before, a true one as well.
             self._make_folder(self._layout.tlog)
             replace_file(self._files, os.path.join(self._layout.tlog, "checkpoint"), data)
         except OSError as error:
             raise refusal(error, "can't publish the checkpoint", path) from error
+
+    def _set_aside(self, path: str, reason: str) -> None:
+        moved = set_aside(self._files, self._layout, path, reason)
+        if moved is not None:
+            logger.warning(
+                "%s is set aside in quarantine/: %s", path, reason,
+                extra={
+                    "code": "checkpoint-set-aside", "file": path, "quarantine": moved,
+                    "reason": reason,
+                },
+            )  # fmt: skip
 
     def _make_folder(self, path: str) -> None:
         try:
@@ -291,15 +341,10 @@ class CheckpointMaker:
     def add_cosignatures(self, note: str, witnesses: Iterable[Key]) -> StoredCheckpoint:
         """Add what these witnesses signed to the stored checkpoint that they signed.
 
-        Lines by anybody else are left out. Raises InvalidInput, NotCheckpointed, Damaged.
+        Of each witness the newest signature is kept, since that is the one that counts; lines
+        by anybody else are left out. Raises InvalidInput, NotCheckpointed, Damaged.
         """
         trusted = tuple(witnesses)
-        if any(key.name == self._origin and key.algorithm == ED25519 for key in trusted):
-            raise InvalidInput(
-                "this is the log's own key, and no log is its own witness",
-                field="witnesses",
-                advice=_WITNESS_KEY,
-            )
         with self._lock:
             self._check_not_making()
             try:
@@ -310,7 +355,13 @@ class CheckpointMaker:
                 raise InvalidInput(
                     error.what, field="note", advice="give the whole note that the witness gave"
                 ) from error
-            stored = load_checkpoint(self._files, self._layout, self._origin, size)
+            stored = load_checkpoint(self._files, self._layout, self._origin, size, self._shared)
+            if any(_is_own(key, stored) for key in trusted):
+                raise InvalidInput(
+                    "this is the log's own key, or has its name: no log is its own witness",
+                    field="witnesses",
+                    advice=_WITNESS_KEY,
+                )
             kept = Note.parse(stored.note)
             if kept.text != given.text:
                 raise InvalidInput(
@@ -318,29 +369,57 @@ class CheckpointMaker:
                     field="note",
                     advice="keep both: one of them is of a fork of this journal",
                 )
-            keys = {(key.name, key.key_id) for key in signed}
-            lines = tuple(
-                line
-                for line in given.signatures
-                if (line.name, line.key_id) in keys and line not in kept.signatures
-            )
             if not signed:
                 raise InvalidInput(
                     "none of these witnesses signed the note", field="note", advice=_WITNESS_KEY
                 )
-            whole = str(Note(kept.text, (*kept.signatures, *lines)))
-            if len(whole.encode()) > MAX_NOTE_BYTES:
-                raise InvalidInput("the checkpoint would have too many signatures", field="note")
-            cosigned = StoredCheckpoint(self._origin, size, stored.root, whole)
-            is_newest = size == checkpoint_sizes(self._files, self._layout)[-1]
+            lines = _with_newest(kept, given, signed)
+            whole = str(Note(kept.text, lines))
+            if len(lines) > MAX_SIGNATURES or len(whole.encode()) > MAX_NOTE_BYTES:
+                raise InvalidInput(
+                    "the checkpoint would have more signatures than a note may have: "
+                    f"{MAX_SIGNATURES}, in {MAX_NOTE_BYTES} bytes",
+                    field="note",
+                    advice="make a new checkpoint and have that cosigned",
+                )
+            cosigned = StoredCheckpoint(stored.origin, size, stored.root, whole)
+            newest = self._newest_stored()
             try:
                 replace_file(self._files, self._layout.checkpoint(size), whole.encode())
             except OSError as error:
                 path = self._layout.checkpoint(size)
                 raise refusal(error, "can't keep the cosignatures", path) from error
-            if is_newest:
+            # An ancestor's is of another log than the one that `tlog/` shows.
+            if newest is not None and newest.note == stored.note:
                 self._publish(cosigned, is_stored=True)
             return cosigned
+
+
+def _is_own(key: Key, stored: StoredCheckpoint) -> bool:
+    """Whether a witness's key has the log's name, or is the one that signed as the log."""
+    return key.name == stored.origin or _is_signed_with(stored, key.public_key)
+
+
+def _with_newest(kept: Note, given: Note, signed: Iterable[Key]) -> tuple[Signature, ...]:
+    """The lines of `kept`, those of these keys replaced by the newest of both notes."""
+    lines = list(kept.signatures)
+    for key in signed:
+        theirs = [
+            line
+            for line in dict.fromkeys((*kept.signatures, *given.signatures))
+            if (line.name, line.key_id) == (key.name, key.key_id)
+        ]
+        best = max(theirs, key=lambda line: _signed_at(key, kept.text, line))
+        at = next((n for n, line in enumerate(lines) if line in theirs), len(lines))
+        others = [line for line in lines if line not in theirs]
+        lines = [*others[:at], best, *others[at:]]
+    return tuple(lines)
+
+
+def _signed_at(key: Key, text: str, line: Signature) -> int:
+    """The time of a line; before all others where the signature is wrong."""
+    time = key.signed_at(text, line.signature)
+    return -1 if time is None else time
 
 
 def checkpoint_signed_with(
