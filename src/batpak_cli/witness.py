@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import os
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batpak.errors import Conflict, Damaged, InvalidInput, ProofInvalid, StorageFailed
 from batpak.files import REAL, Files, closing, read_small, refusal, replace_file
-from batpak.proof.notes import Checkpoint, Key, Note, Policy
+from batpak.proof.notes import (
+    MAX_NOTE_LENGTH,
+    MAX_SIGNATURES,
+    Checkpoint,
+    Key,
+    Note,
+    Policy,
+)
 from batpak.tlog.signing import cosign
 
 if TYPE_CHECKING:
@@ -65,6 +72,8 @@ def parse_request(text: str) -> tuple[int, list[bytes], str]:
         raise _no_request("a hash is not base64") from error
     if any(len(each) != 32 for each in hashes):
         raise _no_request("a hash has not 32 bytes")
+    if [b64encode(each).decode() for each in hashes] != lines:
+        raise _no_request("a hash is not base64 in its one form")
     return int(number), hashes, note
 
 
@@ -137,11 +146,22 @@ class Witness:
             raise _other_start(old_size, last)
         if hashes and seen is None:
             raise _no_request("a proof that begins at 0 has no hashes")
+        # One line for a witness: of several, whoever counts takes the newest.
+        own = (line.name, line.key_id)
+        others = (each for each in parsed.signatures if (each.name, each.key_id) != own)
+        whole = Note(parsed.text, (*others, line))
+        if len(whole.signatures) > MAX_SIGNATURES or len(str(whole)) > MAX_NOTE_LENGTH:
+            raise InvalidInput(
+                f"with one more signature the note is none: it may have {MAX_SIGNATURES}, "
+                f"in {MAX_NOTE_LENGTH} characters",
+                field="request",
+                advice="ask with the log's own signature alone: a witness needs no other",
+            )
         # Crash before this: nothing was given away. After it: the same request is refused, with
         # the size to ask from, and the next one gives the cosignature again.
         self._keep(checkpoint)
-        whole = str(Note(parsed.text, (*parsed.signatures, line)))
-        return Cosigned(checkpoint.origin, checkpoint.size, now, str(line).rstrip("\n"), whole)
+        text = str(line).rstrip("\n")
+        return Cosigned(checkpoint.origin, checkpoint.size, now, text, str(whole))
 
     def _seen(self) -> Checkpoint | None:
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import string
 import subprocess
 import sys
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +18,9 @@ from typer.testing import CliRunner, Result
 
 from batpak import Store
 from batpak.bundle import Bundle
+from batpak.proof.notes import MAX_SIGNATURES, Note
+from batpak.signing import SigningKey
+from batpak.tlog.signing import sign_note
 from batpak_cli.app import app
 from batpak_cli.shapes import SHAPES
 from tests.support.proofs import LATER, LOG, ORIGIN, RECEIPTS, WITNESS, open_signed, published, say
@@ -289,6 +294,55 @@ def test_a_witness_asks_for_a_request_from_what_it_saw_last(place: Path) -> None
     other = batpak(*witness, code=5, stdin=first.replace(ORIGIN, "example.org/other"))
     assert "unknown-log" in other.stderr
     assert "check --log" in other.stderr
+
+
+def test_a_witness_gives_no_note_away_that_nobody_can_read(place: Path) -> None:
+    journal, seen = place / "journal", place / "seen"
+    witness = (
+        "witness", "cosign", "--log", place / "log.key", "--name", NAME,
+        "--key", place / "witness.pem", "--state", seen,
+    )  # fmt: skip
+    request = batpak("witness", "request", journal).output
+    key = SigningKey.load(place / "witness.pem")
+    text = Note.parse(published(journal).note).text
+
+    def signed(count: int, name: str = "example.net/{}") -> str:
+        lines = (sign_note(text, name.format(n), key.private, n) for n in range(count))
+        return request + "".join(map(str, lines))
+
+    full = batpak(*witness, code=5, stdin=signed(MAX_SIGNATURES - 1))
+    assert "the log's own signature alone" in full.stderr
+    assert not seen.exists()
+    given = batpak(*witness, stdin=signed(MAX_SIGNATURES - 2)).output
+    assert len(Note.parse(given).signatures) == MAX_SIGNATURES
+    # Its own line of another time gives way to the new one.
+    seen.unlink()
+    again = batpak(*witness, stdin=signed(MAX_SIGNATURES - 1, NAME)).output
+    assert [line.name for line in Note.parse(again).signatures] == [ORIGIN, NAME]
+
+
+def test_a_witness_reads_base64_in_its_one_form_only(place: Path) -> None:
+    journal, seen = place / "journal", place / "seen"
+    witness = (
+        "witness", "cosign", "--log", place / "log.key", "--name", NAME,
+        "--key", place / "witness.pem", "--state", seen,
+    )  # fmt: skip
+    batpak(*witness, stdin=batpak("witness", "request", journal).output)
+    size = published(journal).size
+    batpak("append", journal, "agent:1", "approvals", "--json-payload", "{}")
+    batpak("checkpoint", journal, "--key", place / "log.pem")
+    good = batpak("witness", "request", journal, "--old", size).output
+    head, _, note = good.partition("\n\n")
+    first, *hashes = head.split("\n")
+    # The last letter of 32 bytes carries two bits that are none of theirs.
+    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    other = f"{hashes[0][:-2]}{letters[letters.index(hashes[0][-2]) + 1]}="
+    assert b64decode(other) == b64decode(hashes[0])
+    before = seen.read_bytes()
+    bad = "\n".join([first, other, *hashes[1:]]) + f"\n\n{note}"
+    assert "one form" in batpak(*witness, code=5, stdin=bad).stderr
+    assert seen.read_bytes() == before
+    batpak(*witness, stdin=good)
 
 
 class Reading(HTMLParser):
