@@ -751,7 +751,8 @@ class Reading:
         """Begin another journal there, with this one's durable events and an id of its own.
 
         The two share old segments, never a file that one of them writes to. `origin` is its
-        name in checkpoints. Source: docs/guide/keep.md. Raises as `snapshot`.
+        name in checkpoints, and none that an ancestor has. Source: docs/guide/keep.md. Raises as
+        `snapshot`.
         """
         from batpak.engine.forking import fork_journal
 

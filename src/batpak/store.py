@@ -341,7 +341,8 @@ class Store(Reading):
         past. `resume=True` keeps the journal_id, and says that the original is gone for
         ever: two journals of one id would be two histories under one name. Nothing is ever
         overwritten. Source: docs/guide/keep.md. Raises NotASnapshot, SnapshotDamaged (its
-        `findings` name each file), DestinationTaken, JournalLocked, Damaged, Unavailable.
+        `findings` name each file), DestinationTaken, JournalLocked, InvalidInput for the origin
+        of an ancestor, Damaged, Unavailable.
         """
         from batpak.engine.restoring import restore_snapshot
 

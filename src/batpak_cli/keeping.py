@@ -26,7 +26,7 @@ OriginOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The new journal's name in checkpoints; fixed for ever.",
+        help="The new journal's name in checkpoints, no ancestor's; fixed for ever.",
         show_default="batpak/ and its id",
     ),
 ]

@@ -893,6 +893,33 @@ def test_checkpoints_come_along_into_a_fork_and_prove_the_shared_past(
             reader.stored_checkpoint(new.size)
 
 
+@pytest.mark.parametrize("by", ["fork", "restore"])
+def test_a_fork_takes_no_name_of_an_ancestor(tmp_path: Path, by: str) -> None:
+    def derive(path: Path, new: Path, origin: str | None) -> None:
+        with Store.open(path, mode="r") as store:
+            if by == "fork":
+                store.fork(new, origin=origin)
+                return
+            copy = tmp_path / f"copy {len(os.listdir(tmp_path))}"
+            store.snapshot(copy)
+        Store.restore(copy, new, origin=origin)
+
+    with open_signed(tmp_path / "a") as store:
+        say(store, 5)
+        store.checkpoint()
+    derive(tmp_path / "a", tmp_path / "b", None)
+    derive(tmp_path / "b", tmp_path / "c", "example.org/c")
+    with Store.open(tmp_path / "b", mode="r") as store:
+        default = store.origin
+    # Its own, the one that its ancestor got without asking, and the one in their checkpoint.
+    for origin in ("example.org/c", default, ORIGIN):
+        with pytest.raises(InvalidInput, match="two histories under one name") as refused:
+            derive(tmp_path / "c", tmp_path / "d", origin)
+        assert (refused.value.field, refused.value.value) == ("origin", origin)
+        assert not list(tmp_path.glob("d*"))
+    derive(tmp_path / "c", tmp_path / "d", "example.org/d")
+
+
 def test_an_ancestor_s_checkpoint_takes_cosignatures_in_a_fork(tmp_path: Path) -> None:
     witness = Key("example.net/witness", WITNESS.public_key, 4)
     path = tmp_path / "fork"

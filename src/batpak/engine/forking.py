@@ -18,12 +18,13 @@ from uuid import UUID, uuid4
 
 from batpak.config import StoreConfig
 from batpak.engine.building import building, publish, sync_tree
+from batpak.engine.checkpoints import checkpoints_of
 from batpak.engine.history import Copies, Place, copy_folder, copy_history, write_new
 from batpak.engine.opening import open_for_writing
 from batpak.engine.progress import check_progress
 from batpak.engine.sharing import Sharer, Way
 from batpak.engine.system import close_event, history_event
-from batpak.errors import SnapshotDamaged
+from batpak.errors import InvalidInput, SnapshotDamaged
 from batpak.files import Files, wall_us
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
@@ -31,7 +32,7 @@ from batpak.journal.identity import FORMAT, Ancestor, Identity
 from batpak.journal.layout import Layout
 from batpak.journal.writer import create_segment
 
-__all__ = ["ForkReport", "begin_fork", "fork_journal", "sign_in"]
+__all__ = ["ForkReport", "begin_fork", "check_origin", "fork_journal", "sign_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,13 @@ def fork_journal(
     """Make a fork at `destination`, which may be an empty directory or nothing.
 
     `settle` and `compacting` as for a snapshot. Raises DestinationTaken, JournalLocked (somebody
-    else builds there), InvalidInput, JournalCorrupt, Unavailable.
+    else builds there), InvalidInput, also for an ancestor's origin, JournalCorrupt, Unavailable.
     """
     check_progress(progress)
     began = time.perf_counter()
     destination = os.path.abspath(destination)
     config = StoreConfig(origin=origin)
+    check_origin(files, layout, identity, config.origin)
     copies = Copies()
     with building(files, destination, layout.root) as whole:
         target = Layout(whole)
@@ -93,6 +95,31 @@ def fork_journal(
         copies.ways[Way.LINKED],
         copies.ways[Way.COPIED],
         time.perf_counter() - began,
+    )
+
+
+def check_origin(files: Files, source: Layout, ancestor: Identity, origin: str | None) -> None:
+    """Raises InvalidInput for the name of a journal that the fork would come from.
+
+    Older ancestors' names are known by the checkpoints that came along, or are the default.
+    """
+    if origin is None:
+        return
+    if origin == ancestor.origin:
+        whose = "the journal that it comes from"
+    elif origin in {f"batpak/{each.journal_id}" for each in ancestor.lineage} or any(
+        stored.origin == origin
+        for stored in checkpoints_of(files, source, ancestor.origin, shared=ancestor.shared)
+    ):
+        whose = "an ancestor of the journal that it comes from"
+    else:
+        return
+    raise InvalidInput(
+        f"this origin is that of {whose}: two histories under one name, which whoever witnesses "
+        "them both takes for proof that the log lied",
+        field="origin",
+        value=origin,
+        advice="choose a name that no other journal has, or leave origin out for a new one",
     )
 
 

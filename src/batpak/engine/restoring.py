@@ -15,7 +15,7 @@ from uuid import UUID
 
 from batpak.config import StoreConfig
 from batpak.engine.building import building, is_folder, publish, sync_tree
-from batpak.engine.forking import begin_fork, sign_in
+from batpak.engine.forking import begin_fork, check_origin, sign_in
 from batpak.engine.history import FOLDERS
 from batpak.engine.manifest import MANIFEST, MANIFEST_MAX_BYTES, FileEntry, Manifest
 from batpak.engine.progress import Progress, check_progress
@@ -83,7 +83,8 @@ def restore_snapshot(
 
     With `resume` it is the same journal, whose original must be gone for ever; otherwise
     a fork with a new id. Raises NotASnapshot, SnapshotDamaged, DestinationTaken,
-    JournalLocked (somebody else builds there), JournalCorrupt, Unavailable.
+    JournalLocked (somebody else builds there), InvalidInput, also for an ancestor's origin,
+    JournalCorrupt, Unavailable.
     """
     check_progress(progress)
     began = time.perf_counter()
@@ -98,6 +99,7 @@ def restore_snapshot(
     steps = _Steps(2 * _bytes_of(manifest), progress)
     source = _compare(files, snapshot, manifest, steps)
     identity = _identity_of(files, source, manifest)
+    check_origin(files, source, identity, config.origin)
     with building(files, destination, snapshot) as whole:
         target = Layout(whole)
         _copy_all(files, source, target, manifest, resume=resume, steps=steps)
