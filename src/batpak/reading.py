@@ -575,6 +575,15 @@ class Reading:
             )
         if since is not None and since.size > checkpoint.size:
             raise InvalidInput("`since` is newer than the checkpoint", field="since")
+        if since is not None and since.origin != checkpoint.origin:
+            # A bundle is judged by one log's key, so nobody could accept this one.
+            raise InvalidInput(
+                f"the checkpoint over {since.size} events is of the log {since.origin}, which "
+                f"this journal was forked from, and that over {checkpoint.size} is its own",
+                field="since",
+                value=since.size,
+                advice=f"leave it out, or prove by that one alone, with size={since.size}",
+            )
         return self._prover(meter).bundle(
             events, receipts, checkpoint, self.signing_keys(),
             withhold_payload=withhold_payload, since=since,

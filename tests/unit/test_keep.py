@@ -943,3 +943,25 @@ def test_an_ancestor_s_checkpoint_takes_cosignatures_in_a_fork(tmp_path: Path) -
         new = fork.checkpoint()
         fork.add_cosignatures(whole, [witness])
         assert (path / "tlog" / "checkpoint").read_text("utf-8") == new.note
+
+
+def test_no_bundle_is_made_that_would_need_the_keys_of_two_logs(tmp_path: Path) -> None:
+    with open_signed(tmp_path / "journal") as store:
+        say(store, 5)
+        old = store.checkpoint()
+        say(store, 2)
+        later = store.checkpoint()
+        store.fork(tmp_path / "fork", origin="example.org/fork")
+    with open_signed(tmp_path / "fork", origin=None) as fork:
+        new = fork.checkpoint()
+        with pytest.raises(InvalidInput, match="forked from") as refused:
+            fork.prove_range(1, 3, since=old.size)
+        assert (refused.value.field, refused.value.value) == ("since", old.size)
+        # Two checkpoints of one log, the ancestor's or the fork's own, are judged by one key.
+        shown = fork.prove_range(1, 3, since=old.size, size=later.size)
+        assert verify_bundle(shown.to_json(), [], POLICY).ok
+        say(fork)
+        fork.checkpoint()
+        shown = fork.prove_range(1, 3, since=new.size)
+        own = Policy(Key("example.org/fork", LOG.public_key))
+        assert verify_bundle(shown.to_json(), [], own).ok
