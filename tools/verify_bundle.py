@@ -484,7 +484,8 @@ def read_json(data: bytes) -> dict[str, Any]:
         raise Refused(f"{text[:20]} is no integer")
 
     def small(text: str) -> int:
-        need(len(text) <= 20 and 0 <= int(text) < 1 << 64, "no unsigned number of 64 bits")
+        unsigned = len(text) <= 20 and not text.startswith("-") and int(text) < 1 << 64
+        need(unsigned, "no unsigned number of 64 bits")
         return int(text)
 
     need(len(data) <= LARGEST_BUNDLE, "too long")

@@ -168,7 +168,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _small_int(text: str) -> int:
-    number = int(text) if len(text) <= 20 else -1
+    # JSON's -0 is 0 as well, and bytes of a bundle have one way to be written.
+    number = int(text) if len(text) <= 20 and text[0] != "-" else -1
     if not 0 <= number < 1 << 64:
         raise ValueError(f"{text[:21]} is beyond 64 bits, or below 0")
     return number

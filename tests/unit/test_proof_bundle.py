@@ -560,6 +560,7 @@ HOSTILE: dict[str, str | bytes] = {
     "a receipt with spaces in hex": GOOD.replace('"prev_hash":"', '"prev_hash":" '),
     "an event id without its prefix": GOOD.replace('"event_id":"event:', '"event_id":"'),
     "a number below 0": GOOD.replace('"clock":0', '"clock":-1'),
+    "a zero with a sign": GOOD.replace('"clock":0', '"clock":-0'),
     "an hlc beyond 64 bits": edited(FULL, lambda p: p["events"][0]["receipt"].update(hlc=2**64)),
     "an empty receipt of a key event": edited(
         FULL, lambda p: p["key_events"][0].update(receipt={})
