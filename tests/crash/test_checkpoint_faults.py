@@ -17,7 +17,7 @@ from batpak.engine.checkpoints import load_checkpoint
 from batpak.errors import BatpakError
 from batpak.files import REAL
 from batpak.journal.layout import Layout
-from batpak.proof.notes import Note
+from batpak.proof.notes import Note, Signature
 from tests.support.faulty_files import Fault, FaultyFiles, Killed
 from tests.support.proofs import LOG_KEY, ORIGIN, open_signed, published, say
 
@@ -115,3 +115,43 @@ def test_a_checkpoint_stands_or_not_whatever_fails(tmp_path: Path, fault: Fault)
         shutil.rmtree(path)
     if failures:
         raise ExceptionGroup(f"{len(failures)} of {len(places)} places", failures)
+
+
+@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name.lower())
+@pytest.mark.parametrize("is_note", [True, False], ids=["own signature", "no note"])
+def test_a_damaged_checkpoint_is_lost_by_no_failure(
+    tmp_path: Path, fault: Fault, is_note: bool
+) -> None:
+    """What stood in its place, cosignatures included, is there or in quarantine."""
+    base = tmp_path / "base"
+    with open_signed(base) as store:
+        say(store, 5)
+        made = store.checkpoint()
+    name = f"{made.size:020}.note"
+    note = Note.parse(made.note)
+    own, witness = note.signatures[0], Signature("example.net/witness", b"key.", bytes(72))
+    broken = own._replace(signature=bytes(64))
+    whole = str(Note(note.text, (broken, witness)))
+    damaged = whole.encode() if is_note else whole.replace("— ", "—").encode()
+    (base / "checkpoints" / name).write_bytes(damaged)
+    shutil.copytree(base, tmp_path / "record")
+    files = FaultyFiles()
+    count, _ = _run(tmp_path / "record", files, None, fault)
+    operations = files.operations[-count:]
+    for at, operation in enumerate(operations):
+        if not fault.fits(operation):
+            continue
+        path = tmp_path / str(at)
+        shutil.copytree(base, path)
+        _run(path, FaultyFiles(), at, fault)
+        kept = [path / "checkpoints" / name, *(path / "quarantine").glob("*.note")]
+        told = f"{fault.value} at operation {at}: {operation}"
+        assert damaged in [each.read_bytes() for each in kept if each.exists()], told
+        with open_signed(path) as store:
+            store.checkpoint()
+            (aside,) = (path / "quarantine").glob("*.note")
+            assert aside.read_bytes() == damaged, told
+            stored = store.stored_checkpoint(made.size)
+            assert Note.parse(stored.note).verified([LOG_KEY]), told
+            assert store.verify(keys=[LOG_KEY]).ok, told
+        shutil.rmtree(path)
