@@ -83,6 +83,7 @@ ARRAY_NAMES = (
 )
 
 SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg")
+ORIGIN = re.compile(r"[^\s+\x00-\x1f\x7f]+")
 SIDECAR_NAME = re.compile(r"[0-9]{20}\.idx")
 QUARANTINE_NAME = re.compile(r"[0-9]{20}-[0-9]+-([0-9a-f]{16})\.bin")
 UUID_TEXT = re.compile(
@@ -476,6 +477,8 @@ def read_identity(path: Path) -> Identity:
     origin = found.get("origin")
     if not isinstance(origin, str):
         raise MalformedError("origin is missing or no text")
+    if not ORIGIN.fullmatch(origin) or len(origin.encode("utf-8", "surrogatepass")) > 255:
+        raise MalformedError(f"origin is {origin!r}, which no checkpoint can carry")
     ancestors = found.get("lineage", [])
     if not isinstance(ancestors, list):
         raise MalformedError("lineage is not an array")

@@ -1231,7 +1231,8 @@ class Store(Reading):
                 else f"event {span.until} retired this key already",
                 field="key_id",
                 value=key_id.hex(),
-                advice="signing_keys() lists them",
+                advice="signing_keys() lists them; on the command line: "
+                f"batpak keys list {self.path}",
             )
         if not isinstance(reason, str) or len(reason.encode("utf-8", "replace")) > 1024:
             raise InvalidInput("a reason is text of up to 1024 bytes", field="reason")

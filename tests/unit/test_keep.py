@@ -761,6 +761,19 @@ def test_a_manifest_names_only_files_of_a_snapshot(snapshot: Path, name: str) ->
         Manifest.decode(forged.encode(), "here")
 
 
+def test_a_manifest_and_its_journal_have_one_origin(snapshot: Path, tmp_path: Path) -> None:
+    manifest = Manifest.decode((snapshot / "manifest.json").read_bytes(), "here")
+    forged = Manifest.of(
+        manifest.journal_id, "example.org/other", 0, manifest.events,
+        bytes.fromhex(manifest.last_hash), list(manifest.files),
+    )  # fmt: skip
+    (snapshot / "manifest.json").write_bytes(forged.encode())
+    for resume in (False, True):
+        with pytest.raises(SnapshotDamaged, match="origin"):
+            Store.restore(snapshot, tmp_path / "new", resume=resume)
+        assert not (tmp_path / "new").exists()
+
+
 def test_a_manifest_can_not_promise_what_the_log_has_not(snapshot: Path, tmp_path: Path) -> None:
     """A forger who recomputes the check gets no journal of another length or end."""
     manifest = Manifest.decode((snapshot / "manifest.json").read_bytes(), "here")

@@ -44,6 +44,7 @@ from batpak.payloads import isolated_registry, set_collision_policy
 from batpak.signing import SigningKey
 from tests.support.proofs import LATER, LOG, RECEIPTS
 from tests.watched_files import WatchedFiles
+from tools import read_segment
 
 ALICE = Coordinate("player:alice", "room:dungeon")
 NOTE = EventKind(1, 7)
@@ -776,6 +777,20 @@ def test_the_origin_is_fixed_at_creation(tmp_path: Path) -> None:
         Store.open(tmp_path / "journal", origin="example.org/other")
     assert (caught.value.field, caught.value.value) == ("origin", "example.org/other")
     assert "fork" in caught.value.advice
+
+
+@pytest.mark.parametrize("origin", ["", "a b", "a+b", "a\nb", "a\u2028b", "a\x00b", "é" * 128])
+def test_an_origin_that_no_checkpoint_can_carry_is_damage(tmp_path: Path, origin: str) -> None:
+    path = tmp_path / "journal"
+    Store.open(path).close()
+    identity = json.loads((path / "journal.json").read_text())
+    (path / "journal.json").write_text(json.dumps(identity | {"origin": origin}))
+    assert not read_segment.read_journal(path).ok
+    with unchanged(tmp_path):
+        for error in open_both(path, Damaged):
+            assert error.file == str(path / "journal.json")
+            assert "origin" in error.what
+            assert error.advice
 
 
 @pytest.mark.parametrize("path", [None, b"journal", "", 5, ["journal"]])

@@ -279,8 +279,9 @@ def test_a_retired_key_counts_for_what_came_before_and_never_again(tmp_path: Pat
         assert span.until is not None
         assert before.sequence < span.until < after.sequence
         assert span.as_receipt_key == ReceiptKey(LATER.public_key, span.since, span.until)
-        with pytest.raises(InvalidInput, match="already"):
+        with pytest.raises(InvalidInput, match="already") as told:
             store.retire_key(LATER.key_id)
+        assert f"batpak keys list {path}" in told.value.advice
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     with pytest.raises(InvalidInput, match="retired") as refused:
         open_signed(path, signing_keys=(RECEIPTS, LATER))

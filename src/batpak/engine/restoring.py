@@ -207,6 +207,8 @@ def _identity_of(files: Files, source: Layout, manifest: Manifest) -> Identity:
     identity = read_identity(files, source)
     if identity is None or identity.journal_id != manifest.journal_id:
         raise _damaged(source.identity, "journal.json", "it is of another journal")
+    if identity.origin != manifest.origin:
+        raise _damaged(source.identity, "journal.json", "its origin is not that of the manifest")
     return identity
 
 

@@ -5,6 +5,8 @@ Format: docs/format.md, "journal.json".
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -14,6 +16,11 @@ from batpak.errors import Damaged, FutureFormat
 __all__ = ["FORMAT", "Ancestor", "Identity"]
 
 FORMAT = 1
+_ORIGIN: Final = re.compile(r"[^\s+\x00-\x1f\x7f]+")
+"""What can be the name in a signed note. Not what new journals may be called: that depends on
+the version of Unicode.
+"""
+_MAX_ORIGIN: Final = 255
 
 
 class Ancestor(msgspec.Struct, frozen=True):
@@ -66,6 +73,13 @@ class Identity(msgspec.Struct, frozen=True):
                 "journal.json has impossible fields",
                 file=file,
                 advice="restore it from a snapshot",
+            )
+        if not _ORIGIN.fullmatch(identity.origin) or len(identity.origin.encode()) > _MAX_ORIGIN:
+            raise Damaged(
+                f"journal.json has an origin that no checkpoint can carry: {identity.origin!r}",
+                file=file,
+                advice="restore it from a snapshot, or write the origin that the journal's "
+                "checkpoints show",
             )
         return identity
 
