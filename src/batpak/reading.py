@@ -595,12 +595,18 @@ class Reading:
         """A receipt for each event; `given` for the only one."""
         if given is None:
             return [self._receipt_of(event) for event in events]
-        if not isinstance(given, AppendReceipt) or given != self._receipt_of(events[0]):
+        if not isinstance(given, AppendReceipt) or not self._is_of(given, events[0]):
             raise InvalidInput("the receipt is not that of the event", field="receipt")
         return [given]
 
     def _receipt_of(self, event: Event | EventSummary) -> AppendReceipt:
         return receipt_of_stored(self._identity.journal_id, event)
+
+    def _is_of(self, receipt: AppendReceipt, event: Event) -> bool:
+        """Whether a receipt is the event's, by this journal or by one that shares the event."""
+        return self._identity.accepts(
+            receipt.journal_id.bytes, event.sequence
+        ) and receipt == receipt_of_stored(receipt.journal_id, event)
 
     def verify_receipt(
         self,
@@ -611,15 +617,17 @@ class Reading:
     ) -> Signed | UnsignedAccepted | Invalid:
         """Judge a receipt by the event that it speaks of and the keys that the journal names.
 
+        A fork knows those that its ancestors gave for events of the shared past.
         `require_signed` (default: the option `require_signing`) refuses one without a
         signature; `denial`: it has to be a denial's. Reasons: `batpak.receipt.Reason`.
         Raises InvalidInput, JournalCorrupt.
         """
         if not isinstance(receipt, AppendReceipt):
             raise InvalidInput("verify_receipt() takes a receipt", field="receipt", value=receipt)
-        is_ours = receipt.journal_id == self._identity.journal_id
-        found = self._reader.find_id(receipt.event_id.bytes, self._bound()) if is_ours else None
-        event = None if found is None else self._reader.summary(found)
+        found = self._reader.find_id(receipt.event_id.bytes, self._bound())
+        event = None
+        if found is not None and self._identity.accepts(receipt.journal_id.bytes, found):
+            event = self._reader.summary(found)
         return self._verdict(receipt, event, require_signed, denial)
 
     def verify_receipt_fields(
@@ -661,15 +669,21 @@ class Reading:
         if found is None:
             return Invalid(Reason.MISSING)
         event = self._reader.at(found)
-        receipt = self._receipt_of(event).with_fields(
-            sequence,
-            # Any other commitment fails in the place where the content hash is looked at.
-            event.commitment if event.content_hash == content_hash else None,
-            extensions or {},
-            key_id,
-            signature,
-        )
-        return self._verdict(receipt, event, require_signed, denial)
+        # Any other commitment fails in the place where the content hash is looked at.
+        commitment = event.commitment if event.content_hash == content_hash else None
+        verdicts = [
+            self._verdict(
+                receipt_of_stored(journal_id, event).with_fields(
+                    sequence, commitment, extensions or {}, key_id, signature
+                ),
+                event,
+                require_signed,
+                denial,
+            )
+            # Which journal it is of only the signature says.
+            for journal_id in self._identity.names_at(found)
+        ]
+        return next((each for each in verdicts if each.is_valid), verdicts[0])
 
     def _verdict(
         self,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from batpak import Coordinate, Durability, EventKind, Store
@@ -38,6 +39,7 @@ from batpak.journal.layout import Layout
 from batpak.proof.bundle import verify_bundle
 from batpak.proof.merkle import verify_consistency
 from batpak.proof.notes import Key, Note, Policy
+from batpak.receipt import Invalid, Reason, Signed, UnsignedAccepted
 from batpak.tlog.signing import sign_note
 from tests.support.faulty_files import UnsyncedFiles
 from tests.support.proofs import LOG, LOG_KEY, ORIGIN, POLICY, THIEF, WITNESS, open_signed, say
@@ -978,3 +980,55 @@ def test_no_bundle_is_made_that_would_need_the_keys_of_two_logs(tmp_path: Path) 
         shown = fork.prove_range(1, 3, since=new.size)
         own = Policy(Key("example.org/fork", LOG.public_key))
         assert verify_bundle(shown.to_json(), [], own).ok
+
+
+@pytest.mark.parametrize("by", ["fork", "restore"])
+def test_receipts_of_the_shared_past_hold_in_a_fork_and_in_its_forks(
+    tmp_path: Path, by: str
+) -> None:
+    path = tmp_path / "journal"
+
+    def begin(source: Store, name: str) -> Path:
+        if by == "fork":
+            source.fork(tmp_path / name)
+        else:
+            source.snapshot(tmp_path / f"{name}.copy")
+            Store.restore(tmp_path / f"{name}.copy", tmp_path / name)
+        return tmp_path / name
+
+    with open_signed(path) as store:
+        plain = say(store, 3)
+        signed = [store.sign(receipt) for receipt in plain]
+        fork_path = begin(store, "fork")
+        beyond = store.sign(say(store)[0])
+    with open_signed(fork_path, origin=None) as fork:
+        own = fork.sign(say(fork)[0])
+        grandchild = begin(fork, "grandchild")
+    for each in (fork_path, grandchild):
+        with open_signed(each, origin=None) as here:
+            here.checkpoint()
+            key = Key(here.origin, LOG.public_key)
+            for receipt in signed:
+                assert here.verify_receipt(receipt) == Signed(receipt.key_id or b"")
+                fields: dict[str, Any] = {
+                    "event_id": receipt.event_id,
+                    "sequence": receipt.sequence,
+                    "content_hash": here.get(receipt.event_id).content_hash,
+                    "key_id": receipt.key_id,
+                    "extensions": receipt.extensions,
+                }
+                found = here.verify_receipt_fields(**fields, signature=receipt.signature)
+                assert found.is_signed
+                found = here.verify_receipt_fields(**fields, signature=beyond.signature)
+                assert found == Invalid(Reason.SIGNATURE)
+                bundle = here.prove(receipt.event_id, receipt=receipt)
+                assert verify_bundle(bundle.to_json(), [], Policy(key)).ok
+            assert isinstance(here.verify_receipt(plain[0]), UnsignedAccepted)
+            assert here.verify_receipt(own).is_signed
+            # What an ancestor wrote after the fork is no event of it.
+            assert here.verify_receipt(beyond) == Invalid(Reason.MISSING)
+            # Nor does an ancestor speak of what the fork wrote itself.
+            forged = msgspec.structs.replace(own, journal_id=signed[0].journal_id)
+            assert here.verify_receipt(forged) == Invalid(Reason.MISSING)
+            with pytest.raises(InvalidInput, match="not that of the event"):
+                here.prove(own.event_id, receipt=forged)

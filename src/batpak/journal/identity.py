@@ -83,11 +83,17 @@ class Identity(msgspec.Struct, frozen=True):
             )
         return identity
 
-    def accepts(self, journal_id: bytes, base: int) -> bool:
-        """Whether a segment of `journal_id` that begins at `base` belongs to this journal."""
-        if journal_id == self.journal_id.bytes:
-            return True
-        return any(a.journal_id.bytes == journal_id and base < a.until for a in self.lineage)
+    def accepts(self, journal_id: bytes, sequence: int) -> bool:
+        """Whether what `journal_id` says of a sequence is said of this journal as well.
+
+        A segment that begins there, or a receipt of the event: its own, or of the shared past.
+        """
+        return any(each.bytes == journal_id for each in self.names_at(sequence))
+
+    def names_at(self, sequence: int) -> tuple[UUID, ...]:
+        """The ids of the journals that the event at a sequence is of, this one's first."""
+        ancestors = (each.journal_id for each in self.lineage if sequence < each.until)
+        return (self.journal_id, *ancestors)
 
 
 class _FormatOnly(msgspec.Struct):
