@@ -437,6 +437,33 @@ def test_a_damaged_journal_has_no_snapshot(tmp_path: Path) -> None:
     assert not (tmp_path / "copy.tmp").exists()
 
 
+def test_damage_that_a_copy_brings_is_named_where_it_stands(tmp_path: Path) -> None:
+    """What was built is gone when the error is read: it speaks of the journal or the snapshot."""
+    path = tmp_path / "journal"
+    with Store.open(path, **SMALL) as store:
+        fill(store, 30)
+        store.sync()
+        sealed = sorted((path / "segments").glob("*.seg"))[1]
+        data = bytearray(sealed.read_bytes())
+        data[140] ^= 1
+        sealed.write_bytes(data)
+        for sidecar in (path / "segments").glob("*.idx"):
+            sidecar.unlink()
+        store.snapshot(tmp_path / "copy")
+        kept = tmp_path / "copy" / "segments" / sealed.name
+        for make, file, root in (
+            (lambda: store.fork(tmp_path / "made"), sealed, path),
+            (lambda: Store.restore(tmp_path / "copy", tmp_path / "made"), kept, tmp_path / "copy"),
+        ):
+            with pytest.raises(JournalCorrupt) as caught:
+                make()
+            assert caught.value.file == str(file)
+            assert caught.value.offset == 128
+            assert str(caught.value.advice).endswith(f"batpak repair {root}")
+            assert ".tmp" not in str(caught.value)
+            assert not (tmp_path / "made").exists()
+
+
 # --- beside a compaction ----------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from batpak.engine.opening import open_for_writing
 from batpak.engine.progress import check_progress
 from batpak.engine.sharing import Sharer, Way
 from batpak.engine.system import close_event, history_event
-from batpak.errors import InvalidInput, SnapshotDamaged
+from batpak.errors import Damaged, InvalidInput, SnapshotDamaged
 from batpak.files import Files, wall_us
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
 from batpak.journal.hint import Hint
@@ -81,7 +81,7 @@ def fork_journal(
         fork = begin_fork(
             files, target, identity, config.origin, place.bound, place.last_hash, place.epoch
         )
-        sign_in(files, target, "forked", identity.journal_id, place.bound, place.last_hash)
+        sign_in(files, layout, target, "forked", identity.journal_id, place.bound, place.last_hash)
         sync_tree(files, whole)
         publish(files, whole, destination)
     return ForkReport(
@@ -151,6 +151,7 @@ def begin_fork(
 
 def sign_in(
     files: Files,
+    source: Layout,
     target: Layout,
     action: Literal["restored", "forked"],
     from_journal: UUID,
@@ -161,7 +162,28 @@ def sign_in(
 
     Opening judges it as any journal: what is not whole gets no name. Raises as an open,
     and SnapshotDamaged when the log ends elsewhere than at `bound`, or in another event.
+    Damage is told of the file in `source` that it came from: the copy is gone by then.
     """
+    try:
+        _sign_in(files, target, action, from_journal, bound, last_hash)
+    except Damaged as error:
+        raise _at_its_source(error, target.root, source.root) from error
+
+
+def _at_its_source(error: Damaged, copy: str, source: str) -> Damaged:
+    file = None if error.file is None else error.file.replace(copy, source)
+    what, advice = (text.replace(copy, source) for text in (error.what, error.advice))
+    return type(error)(what, advice=advice, **(error.facts | {"file": file}))
+
+
+def _sign_in(
+    files: Files,
+    target: Layout,
+    action: Literal["restored", "forked"],
+    from_journal: UUID,
+    bound: int,
+    last_hash: bytes,
+) -> None:
     opened = open_for_writing(files, target, StoreConfig())
     writer = opened.writer
     try:
@@ -171,7 +193,9 @@ def sign_in(
                 f"the log has {found} events, and not the {bound} that were promised",
                 file=target.root,
                 reason="events",
-                advice="take another snapshot",
+                advice="restore from another snapshot"
+                if action == "restored"
+                else f"run: batpak verify {target.root}",
             )
         writer.commit(
             [history_event(action, from_journal=from_journal.bytes, at=bound, until=bound)]

@@ -114,7 +114,7 @@ def restore_snapshot(
                 bytes.fromhex(manifest.last_hash), hint.epoch,
             )  # fmt: skip
         last_hash = bytes.fromhex(manifest.last_hash)
-        sign_in(files, target, "restored", identity.journal_id, manifest.events, last_hash)
+        sign_in(files, source, target, "restored", identity.journal_id, manifest.events, last_hash)
         sync_tree(files, whole)
         publish(files, whole, destination)
     return RestoreReport(
