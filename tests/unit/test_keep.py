@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -435,6 +436,29 @@ def test_a_damaged_journal_has_no_snapshot(tmp_path: Path) -> None:
         reader.snapshot(tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     assert not (tmp_path / "copy.tmp").exists()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems know no other names")
+@pytest.mark.parametrize("folder", ["cursors", "checkpoints"])
+@pytest.mark.parametrize("what", ["snapshot", "fork"])
+def test_a_name_that_is_no_utf_8_is_named_and_nothing_is_made(
+    tmp_path: Path, what: str, folder: str
+) -> None:
+    path = journal(tmp_path / "journal")
+    stray = path / folder / os.fsdecode(b"mine\xff")
+    stray.parent.mkdir()
+    stray.write_text("not the journal's")
+    if what == "fork" and folder == "cursors":
+        folder = "nothing: a fork takes no cursors"
+    with Store.open(path, mode="r") as reader:
+        if folder in ("cursors", "checkpoints"):
+            with pytest.raises(StorageFailed, match=f"a file in {folder}/") as caught:
+                getattr(reader, what)(tmp_path / "copy")
+            assert caught.value.file == str(stray)
+            assert "move it elsewhere" in str(caught.value)
+            assert sorted(each.name for each in tmp_path.iterdir()) == ["journal"]
+            stray.unlink()
+        assert getattr(reader, what)(tmp_path / "copy").events == len(reader)
 
 
 def test_damage_that_a_copy_brings_is_named_where_it_stands(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def copy_folder(
 ) -> None:
     """Copy a folder of small files, if there is one.
 
-    Raises StorageFailed for a folder in it, which no journal has there; OSError.
+    Raises StorageFailed for a folder in it, or a name that is no UTF-8, neither of which a
+    journal has there; OSError.
     """
     source = os.path.join(layout.root, folder)
     if os.path.islink(source):
@@ -120,6 +121,12 @@ def copy_folder(
         if name.endswith(".tmp") or not may_hold(f"{folder}/{name}"):
             continue
         path = os.path.join(source, name)
+        if not _is_unicode(name):
+            raise StorageFailed(
+                f"a file in {folder}/ has a name that is no UTF-8, as no file of a journal has",
+                file=path,
+                advice="it is not the journal's: move it elsewhere, then try again",
+            )
         # A link stays for the copy to refuse, wherever it leads.
         if not os.path.islink(path) and is_folder(files, path):
             raise StorageFailed(
@@ -128,6 +135,15 @@ def copy_folder(
                 advice="it is not the journal's: move it elsewhere, then try again",
             )
         copies.add(f"{folder}/{name}", sharer.copy(path, f"{made}/{name}"))
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can stand in a manifest; others come with surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def copy_history(
