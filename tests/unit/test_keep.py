@@ -461,6 +461,27 @@ def test_a_name_that_is_no_utf_8_is_named_and_nothing_is_made(
         assert getattr(reader, what)(tmp_path / "copy").events == len(reader)
 
 
+@pytest.mark.parametrize("operation", ["open", "lock"])
+def test_a_place_to_build_in_that_can_not_be_claimed_is_left_by_nobody(
+    tmp_path: Path, operation: str
+) -> None:
+    """A disk that is full of inodes, or a file system that has run out of locks."""
+
+    class Refusing(UnsyncedFiles):
+        def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+            if operation == "open" and path.endswith("unfinished"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().open(path, flags, mode)
+
+        def lock(self, fd: int) -> bool:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    path = journal(tmp_path / "journal", 3)
+    with Store.open(path, mode="r", files=Refusing()) as reader, pytest.raises(Unavailable):
+        reader.snapshot(tmp_path / "copy")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["journal"]
+
+
 def test_damage_that_a_copy_brings_is_named_where_it_stands(tmp_path: Path) -> None:
     """What was built is gone when the error is read: it speaks of the journal or the snapshot."""
     path = tmp_path / "journal"

@@ -98,6 +98,8 @@ def building(files: Files, destination: str, source: str) -> Generator[str]:
         try:
             if claim.is_ours:
                 _leave(files, staging, marker, whole)
+            elif claim.is_made:
+                _unmake(files, staging, marker, claim)
         finally:
             try:
                 _let_go_of(files, claim)
@@ -111,6 +113,8 @@ class _Claim:
     def __init__(self) -> None:
         self.fd = -1
         self.is_ours = False
+        self.is_made = False
+        """Whether the place was made by us, and nobody else is known to build in it."""
 
 
 def _let_go_of(files: Files, claim: _Claim) -> None:
@@ -128,6 +132,7 @@ def _claim(files: Files, staging: str, marker: str, claim: _Claim) -> None:
     """Lock the marker of the directory to build in, which is made if need be."""
     try:
         files.mkdir(staging)
+        claim.is_made = True
     except FileExistsError:
         left = [] if os.path.islink(staging) else files.listdir(staging)
         if os.path.islink(staging) or (left and _MARKER not in left):
@@ -148,6 +153,7 @@ def _claim(files: Files, staging: str, marker: str, claim: _Claim) -> None:
         else:
             is_ours = named.st_ino == files.fstat(fd).st_ino
     if not is_ours:
+        claim.is_made = False
         raise JournalLocked(
             "another process builds a copy of this name",
             file=staging,
@@ -157,6 +163,16 @@ def _claim(files: Files, staging: str, marker: str, claim: _Claim) -> None:
     claim.is_ours = True
     # Before anything stands beside it: what a power cut leaves must be known as ours.
     files.sync_directory(staging)
+
+
+def _unmake(files: Files, staging: str, marker: str, claim: _Claim) -> None:
+    """Remove a place that was made and not claimed, unless somebody else builds in it by now."""
+    try:
+        if claim.fd >= 0:
+            files.unlink(marker)
+        files.rmdir(staging)
+    except OSError as error:
+        _tell_stays(staging, error)
 
 
 def _leave(files: Files, staging: str, marker: str, whole: str) -> None:
@@ -169,10 +185,14 @@ def _leave(files: Files, staging: str, marker: str, whole: str) -> None:
         files.unlink(marker)
         files.rmdir(staging)
     except OSError as error:
-        logger.warning(
-            "%s stays: %s", staging, str(error),
-            extra={"code": "building-place-stays", "file": staging, "error": str(error)},
-        )  # fmt: skip
+        _tell_stays(staging, error)
+
+
+def _tell_stays(staging: str, error: OSError) -> None:
+    logger.warning(
+        "%s stays: %s", staging, str(error),
+        extra={"code": "building-place-stays", "file": staging, "error": str(error)},
+    )  # fmt: skip
 
 
 def publish(files: Files, whole: str, destination: str) -> None:
