@@ -509,6 +509,23 @@ def test_damage_that_a_copy_brings_is_named_where_it_stands(tmp_path: Path) -> N
             assert not (tmp_path / "made").exists()
 
 
+def test_damage_that_a_snapshot_was_taken_with_is_found_by_verify_alone(tmp_path: Path) -> None:
+    """As the guide says: hashes of a manifest are of what stood there, right or wrong."""
+    path = tmp_path / "journal"
+    with Store.open(path, **SMALL) as store:
+        fill(store, 30)
+        sealed = sorted((path / "segments").glob("*.seg"))[1]
+        data = bytearray(sealed.read_bytes())
+        data[128 + 64 + 70] ^= 1
+        with sealed.open("r+b") as file:
+            file.write(data)
+        store.snapshot(tmp_path / "copy")
+    Store.restore(tmp_path / "copy", tmp_path / "restored")
+    for each in (path, tmp_path / "copy", tmp_path / "restored"):
+        with Store.open(each, mode="r") as reader:
+            assert reader.verify().findings
+
+
 # --- beside a compaction ----------------------------------------------------------------------
 
 
