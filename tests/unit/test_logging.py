@@ -23,12 +23,14 @@ from batpak import (
     EventKind,
     Indeterminate,
     Item,
+    Region,
     Store,
     Watermark,
     payload,
 )
 from batpak.clock import SYSTEM_CLOCK
 from batpak.errors import JournalPoisoned
+from batpak.keyring import FileKeyring
 from batpak.payloads import isolated_registry, set_collision_policy
 from tests.support.faulty_files import Fault, FaultyFiles
 from tests.watched_files import WAIT, WatchedFiles
@@ -398,12 +400,15 @@ class Acting(logging.Handler):
         self.code = code
         self.act = act
         self.seen = 0
+        self.acted = threading.Semaphore(0)
+        """One permit for each record that was acted on."""
 
     def handle(self, record: logging.LogRecord) -> Any:
         # Without the handler's lock, as a handler of its own make may be.
         if vars(record).get("code") == self.code:
             self.seen += 1
             self.act()
+            self.acted.release()
 
 
 @contextmanager
@@ -464,6 +469,8 @@ def test_a_handler_may_write_to_the_store_that_it_is_told_of(
 
     with acting(code, lambda: store.append(AUDIT, "told", kind=NOTE, durable=True)) as handler:
         in_time(write)
+        # What a queued event had to tell is told after its future.
+        assert handler.acted.acquire(timeout=WAIT)
     files.refused.clear()
     assert values(store, ALICE.entity) == [1]
     # One each: what the handler's own append would have logged is not.
@@ -564,9 +571,8 @@ def test_a_handler_that_raises_takes_nothing_back(
     with acting(code, raising) as handler:
         WAYS[way](store)
         assert values(store, ALICE.entity) == [1]
-    assert capsys.readouterr().err.count("RuntimeError: a handler") == handler.seen
-    files.refused.clear()
-    store.close()
+        store.close()
+    assert capsys.readouterr().err.count("RuntimeError: a handler") == handler.seen > 0
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -594,6 +600,41 @@ def test_a_handler_may_append_where_a_sidecar_fails(tmp_path: Path) -> None:
             in_time(lambda: [note(store) for _ in range(12)])
         assert values(store, AUDIT.entity) == [1] == [1] * handler.seen
         assert len(values(store, ALICE.entity)) == 12
+
+
+def test_a_handler_that_raises_over_a_destroyed_key_says_nothing_of_the_keyring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ring = FileKeyring.create(tmp_path / "keys")
+    with Store.open(tmp_path / "j", codec="encrypted", keyring=ring) as store:
+        note(store)
+        with acting("key-destroyed", raising) as handler:
+            [key] = store.shred(Region(entity=ALICE.entity)).keys
+        assert handler.seen == 1
+        assert ring.load(key.key_id) is None
+        assert capsys.readouterr().err.count("RuntimeError: a handler") == 1
+
+
+@pytest.mark.parametrize("code", ["segment-rewritten", "copy-not-removed"])
+def test_a_compaction_is_done_whatever_a_handler_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    files = WatchedFiles()
+    with Store.open(tmp_path / "j", files=files) as store:
+        note(store)
+        store.erase(1, reason="asked for")
+        if code == "copy-not-removed":
+            files.refuse("unlink", SEGMENT + ".tmp", errno.EIO)
+        with acting(code, raising) as handler:
+            report = store.compact()
+        files.refused.clear()
+        assert handler.seen == 1
+        assert capsys.readouterr().err.count("RuntimeError: a handler") == 1
+        assert (report.outcome, report.payloads) == ("performed", 1)
+        # It stands in the journal, too.
+        assert report.receipt is not None
+        assert store.at(len(store) - 1).sequence == report.receipt.sequence
+        assert store.verify("full").ok
 
 
 class Stumbling:

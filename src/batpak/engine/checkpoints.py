@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 from batpak import canonical
@@ -38,6 +39,7 @@ from batpak.index.query import Query
 from batpak.journal.commits import Prepared
 from batpak.journal.layout import Layout
 from batpak.journal.quarantine import set_aside
+from batpak.journal.telling import told
 from batpak.kinds import SYSTEM_LOG_CHECKPOINT
 from batpak.proof.notes import MAX_SIGNATURES, Checkpoint, Key, Note, Signature
 from batpak.tlog.trees import tree_root
@@ -214,11 +216,7 @@ class CheckpointMaker:
         size = self._sync()
         latest = self._publish_missing(size)
         if latest is not None and not _is_signed_with(latest, key.public_key):
-            logger.warning(
-                "the checkpoint over %d events was signed with another key: whoever checks "
-                "needs both", latest.size,
-                extra={"code": "checkpoint-key-changed", "size": latest.size},
-            )  # fmt: skip
+            told(partial(_key_changed, latest.size))
         if latest is not None and self._has_nothing_new(latest.size, size):
             self._grow(latest, latest.size, meter)
             self._publish(latest, is_stored=True)
@@ -323,13 +321,7 @@ class CheckpointMaker:
     def _set_aside(self, path: str, reason: str) -> None:
         moved = set_aside(self._files, self._layout, path, reason)
         if moved is not None:
-            logger.warning(
-                "%s is set aside in quarantine/: %s", path, reason,
-                extra={
-                    "code": "checkpoint-set-aside", "file": path, "quarantine": moved,
-                    "reason": reason,
-                },
-            )  # fmt: skip
+            told(partial(_was_set_aside, path, moved, reason))
 
     def _make_folder(self, path: str) -> None:
         try:
@@ -462,3 +454,19 @@ def _other_history(layout: Layout, latest: StoredCheckpoint) -> JournalCorrupt:
         advice="the journal was rewritten: restore it from a snapshot; "
         f"run: batpak verify {layout.root}",
     )
+
+
+def _was_set_aside(path: str, moved: str, reason: str) -> None:
+    logger.warning(
+        "%s is set aside in quarantine/: %s", path, reason,
+        extra={
+            "code": "checkpoint-set-aside", "file": path, "quarantine": moved, "reason": reason,
+        },
+    )  # fmt: skip
+
+
+def _key_changed(size: int) -> None:
+    logger.warning(
+        "the checkpoint over %d events was signed with another key: whoever checks needs both",
+        size, extra={"code": "checkpoint-key-changed", "size": size},
+    )  # fmt: skip

@@ -39,6 +39,7 @@ from batpak.journal.record import Record, check_body, salt_crc
 from batpak.journal.recovery import first_chain, walk
 from batpak.journal.rewriting import rewrite_segment
 from batpak.journal.sidecar import SidecarHeader
+from batpak.journal.telling import told
 from batpak.journal.writer import Writer
 from batpak.receipt import AppendReceipt
 
@@ -278,12 +279,14 @@ def rewrite(
         source.close()
         _remove(files, temporary)
     _write_sidecar(files, layout, reader, header, proof, size, end)
-    logger.info(
-        "rewrote %r without %d payloads", path, planned.payloads,
-        extra={
-            "code": "segment-rewritten", "file": path, "generation": header.generation,
-            "payloads": planned.payloads, "bytes": before - size,
-        },
+    told(
+        lambda: logger.info(
+            "rewrote %r without %d payloads", path, planned.payloads,
+            extra={
+                "code": "segment-rewritten", "file": path, "generation": header.generation,
+                "payloads": planned.payloads, "bytes": before - size,
+            },
+        )
     )  # fmt: skip
     return Rewrite(base, header.generation, planned.payloads, planned.bytes, before - size)
 
@@ -299,9 +302,12 @@ def _remove(files: Files, temporary: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        logger.warning(
-            "an unfinished copy stays: %s", str(error),
-            extra={"code": "copy-not-removed", "file": temporary, "error": str(error)},
+        reason = str(error)
+        told(
+            lambda: logger.warning(
+                "an unfinished copy stays: %s", reason,
+                extra={"code": "copy-not-removed", "file": temporary, "error": reason},
+            )
         )  # fmt: skip
 
 
@@ -371,7 +377,10 @@ def _write_sidecar(
     try:
         map_sidecar(files, layout, reader.pool, reader.index, header, saved)
     except Unavailable as error:
-        logger.warning(
-            "a new sidecar is not used: %s", str(error),
-            extra={"code": "sidecar-not-used", "error": str(error)},
+        reason = str(error)
+        told(
+            lambda: logger.warning(
+                "a new sidecar is not used: %s", reason,
+                extra={"code": "sidecar-not-used", "error": reason},
+            )
         )  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -35,6 +36,7 @@ from batpak.ids import EventId
 from batpak.index.query import Query
 from batpak.index.runs import Runs
 from batpak.journal.commits import Prepared
+from batpak.journal.telling import told
 from batpak.kinds import SYSTEM_ERASURE, EventKind
 from batpak.receipt import AppendReceipt
 
@@ -111,14 +113,15 @@ def fold_erasures(reader: LogReader, low: int, high: int) -> None:
                 named = erased_by(event.raw, sequence)
                 found = named if found is None else found | named
         except (PayloadDamaged, CanonicalError) as error:
-            logger.warning(
-                "the erasure event %d can't be read, so it erases nothing: %s",
-                sequence, str(error),
-                extra={
-                    "code": "erasure-unreadable", "sequence": sequence, "error": str(error),
-                },
-            )  # fmt: skip
+            told(partial(_unreadable, sequence, str(error)))
     reader.erased = found
+
+
+def _unreadable(sequence: int, reason: str) -> None:
+    logger.warning(
+        "the erasure event %d can't be read, so it erases nothing: %s", sequence, reason,
+        extra={"code": "erasure-unreadable", "sequence": sequence, "error": reason},
+    )  # fmt: skip
 
 
 # --- what to erase ----------------------------------------------------------------

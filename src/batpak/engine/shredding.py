@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, cast
 
 from batpak.config import Keyring
@@ -30,6 +31,7 @@ from batpak.errors import (
 from batpak.event import CODEC_ENCRYPTED
 from batpak.index.query import Query
 from batpak.index.runs import Runs
+from batpak.journal.telling import told
 from batpak.kinds import SYSTEM_KEY_SHREDDED
 from batpak.receipt import AppendReceipt
 
@@ -114,14 +116,16 @@ def fold_shredded(reader: LogReader, low: int, high: int) -> None:
             if is_own(event, SYSTEM_KEY_SHREDDED):
                 found.append(shredded_by(event.raw))
         except (PayloadDamaged, CanonicalError) as error:
-            logger.warning(
-                "the event %d can't be read, so it shreds nothing: %s", sequence, str(error),
-                extra={
-                    "code": "shredding-unreadable", "sequence": sequence, "error": str(error),
-                },
-            )  # fmt: skip
+            told(partial(_unreadable, sequence, str(error)))
     if found:
         reader.vault.shred(found)
+
+
+def _unreadable(sequence: int, reason: str) -> None:
+    logger.warning(
+        "the event %d can't be read, so it shreds nothing: %s", sequence, reason,
+        extra={"code": "shredding-unreadable", "sequence": sequence, "error": reason},
+    )  # fmt: skip
 
 
 # --- what to shred ----------------------------------------------------------------
@@ -288,16 +292,15 @@ def destroy_keys(keyring: Keyring, key_ids: Iterable[bytes]) -> frozenset[bytes]
     cause: Exception | None = None
     for key_id in key_ids:
         try:
-            if keyring.destroy(key_id):
-                logger.info(
-                    "destroyed the key %s", key_id.hex(),
-                    extra={"code": "key-destroyed", "key_id": key_id.hex()},
-                )  # fmt: skip
-            else:
-                missing.add(key_id)
+            is_new = keyring.destroy(key_id)
         except Exception as error:  # noqa: BLE001  # a keyring may be anybody's code; it is told
             left.append(key_id.hex())
             cause = cause or error
+        else:
+            if is_new:
+                told(partial(_destroyed, key_id.hex()))
+            else:
+                missing.add(key_id)
     if cause is not None:
         raise KeyNotDestroyed(
             f"{len(left)} keys are shredded in the journal, and the keyring could not destroy "
@@ -306,3 +309,9 @@ def destroy_keys(keyring: Keyring, key_ids: Iterable[bytes]) -> frozenset[bytes]
             advice="see to the keyring, then shred them again or open the journal again",
         ) from cause
     return frozenset(missing)
+
+
+def _destroyed(key_id: str) -> None:
+    logger.info(
+        "destroyed the key %s", key_id, extra={"code": "key-destroyed", "key_id": key_id}
+    )  # fmt: skip
