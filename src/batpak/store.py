@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 from batpak import canonical, payloads
-from batpak.config import Durability, StoreConfig, Watermark
+from batpak.config import Durability, Keyring, StoreConfig, Watermark
 from batpak.coordinate import Coordinate, Region
 from batpak.engine.appending import Appender, OnReplay, check_on_replay, check_timeout, check_wait
 from batpak.engine.checkpoints import CheckpointMaker, StoredCheckpoint
@@ -84,6 +84,7 @@ from batpak.index.runs import Runs
 from batpak.items import Expect, Id, Item, Key, Unless
 from batpak.journal.commits import Known, Prepared
 from batpak.journal.layout import Layout
+from batpak.journal.telling import telling_last
 from batpak.journal.writer import Writer
 from batpak.kinds import EventKind
 from batpak.reading import (
@@ -124,6 +125,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("batpak.store")
+
+_TELLING = 1.0
+"""Seconds that `close` waits for log handlers which other threads call."""
 
 
 class ReadOnlyStore(Reading):
@@ -256,10 +260,17 @@ class Store(Reading):
         self._erasing = threading.Lock()
         # guarded by _erasing
         self._folded = opened.writer.log.sequence
+        self._eraser: int | None = None
+        """The thread that holds `_erasing`."""
         self._rewriting = threading.RLock()
         """Held while segments are replaced; the end of the store waits for it."""
         # guarded by _rewriting
-        self._is_rewriting = False
+        self._rewriter: int | None = None
+        """The thread that rewrites segments."""
+        self._closing = threading.RLock()
+        """Held by `close`, which waits for others: whom it waits for never waits for it."""
+        # guarded by _closing
+        self._is_closing = False
         self._first_of_epoch = opened.report.epoch and opened.writer.log.sequence - 1
         _live.add(opened.writer)
         self._finalizer = weakref.finalize(
@@ -893,8 +904,9 @@ class Store(Reading):
             if self._queue is None:
                 config = self._config
                 queue = SubmitQueue(
-                    self._appender.work, config.submit_capacity, config.submit_threshold
-                )
+                    self._appender.work, config.submit_capacity, config.submit_threshold,
+                    self._writer.teller,
+                )  # fmt: skip
                 # No call between the two, which Ctrl-C could part.
                 self._queues[:] = (queue,)
                 self._queue = queue
@@ -928,29 +940,68 @@ class Store(Reading):
         true), or ids or sequences. The events, their hashes, receipts and proofs stay;
         entity, scope and extensions can never be erased. `reason` stays as well. What was
         erased before is left alone; where nothing is left, nothing is written. The bytes
-        go with `compact`. Waits for durability as `append` does. Raises InvalidInput,
-        EventNotFound, NotErasable, and as `append`.
+        go with `compact`. Waits for durability as `append` does. `where` may append; it can't
+        erase, shred, compact or close. Raises InvalidInput, EventNotFound, NotErasable, and as
+        `append`.
         """
         check_reason(reason)
+        self._check_not_erasing()
         self._writer.check()
         self._drain_mine()
+        return telling_last(lambda: self._erase(what, reason, where, durable))
+
+    def _erase(
+        self,
+        what: Region | Iterable[EventId | int] | EventId | int,
+        reason: str,
+        where: Callable[[Event], bool] | None,
+        durable: bool,
+    ) -> ErasureReport:
+        def chosen(event: Event) -> bool:
+            assert where is not None, "asked below"
+            answer = where(event)
+            # It may have closed the store that is read here.
+            self._writer.check()
+            return answer
+
         with self._erasing:
-            self._fold_written()
-            plan = plan_erasure(self._reader, what, where, self._bound())
-            receipts: list[AppendReceipt] = []
             try:
-                for events, runs in erasure_events(plan, reason):
-                    receipts += self._appender.commit(events, durable=durable)
-                    erased = self._reader.erased
-                    self._reader.erased = runs if erased is None else erased | runs
-                    self._folded = receipts[-1].sequence + 1
-            except BaseException:
-                # Whatever it was, what is written counts; if it can't be read now, the next
-                # erasure, compaction or open reads it.
-                with suppress(BatpakError):
-                    self._fold_written()
-                raise
+                self._eraser = threading.get_ident()
+                self._fold_written()
+                choose = chosen if callable(where) else where
+                plan = plan_erasure(self._reader, what, choose, self._bound())
+                receipts = self._record_erasure(plan, reason, durable)
+            finally:
+                self._eraser = None
         return replace(plan, receipts=tuple(receipts))
+
+    def _record_erasure(
+        self, plan: ErasureReport, reason: str, durable: bool
+    ) -> list[AppendReceipt]:
+        receipts: list[AppendReceipt] = []
+        try:
+            for events, runs in erasure_events(plan, reason):
+                receipts += self._appender.commit(events, durable=durable)
+                erased = self._reader.erased
+                self._reader.erased = runs if erased is None else erased | runs
+                self._folded = receipts[-1].sequence + 1
+        except BaseException:
+            # Whatever it was, what is written counts; if it can't be read now, the next
+            # erasure, compaction or open reads it.
+            with suppress(BatpakError):
+                self._fold_written()
+            raise
+        return receipts
+
+    def _check_not_erasing(self) -> None:
+        """Raises InvalidInput in the thread that erases or shreds, which would wait for itself."""
+        if self._eraser == threading.get_ident():
+            raise InvalidInput(
+                "payloads are being erased or shredded: what is called for it, such as where=, "
+                "can't erase, shred, compact or close the store",
+                field="where",
+                advice="do it when erase() or shred() has returned",
+            )
 
     def _fold_written(self) -> None:
         """Refuse what erasure events name that were written since; `_erasing` is held."""
@@ -988,19 +1039,36 @@ class Store(Reading):
                 reason="missing",
                 advice="open it with keyring=, or on the command line with --keyring",
             )
+        self._check_not_erasing()
         self._writer.check()
         self._drain_mine()
+        return telling_last(
+            lambda: self._shred(keyring, what, also_others=also_others, also_missing=also_missing)
+        )
+
+    def _shred(
+        self,
+        keyring: Keyring,
+        what: Region | Iterable[EventId | int | bytes] | EventId | int | bytes,
+        *,
+        also_others: bool,
+        also_missing: bool,
+    ) -> ShredReport:
         with self._erasing, self._reader.vault.shredding:
-            self._fold_written()
-            plan = plan_shredding(self._reader, what, self._bound())
-            if not also_others:
-                plan.check_no_others()
-            key_ids = [key.key_id for key in plan.keys]
-            if not also_missing:
-                check_held(keyring, key_ids)
-            receipts = self._record_shredding(key_ids)
-            # Crash before this: the next open destroys them.
-            gone = destroy_keys(keyring, [*key_ids, *(key.key_id for key in plan.before)])
+            try:
+                self._eraser = threading.get_ident()
+                self._fold_written()
+                plan = plan_shredding(self._reader, what, self._bound())
+                if not also_others:
+                    plan.check_no_others()
+                key_ids = [key.key_id for key in plan.keys]
+                if not also_missing:
+                    check_held(keyring, key_ids)
+                receipts = self._record_shredding(key_ids)
+                # Crash before this: the next open destroys them.
+                gone = destroy_keys(keyring, [*key_ids, *(key.key_id for key in plan.before)])
+            finally:
+                self._eraser = None
         missing = tuple([key_id for key_id in key_ids if key_id in gone])
         return replace(plan, receipts=tuple(receipts), missing=missing)
 
@@ -1052,46 +1120,52 @@ class Store(Reading):
                 "min_bytes= is a whole number from 0 on", field="min_bytes", value=min_bytes
             )
         meter = Meter(progress)
+        self._check_not_rewriting()
+        self._check_not_erasing()
         self._drain_mine()
-        return meter.run(lambda: self._compact(min_bytes, meter))
+        return meter.run(lambda: telling_last(lambda: self._compact(min_bytes, meter)))
 
     def _compact(self, min_bytes: int, meter: Meter) -> CompactionReport:
-        began = time.perf_counter()
         with self._rewriting:
-            self._check_not_rewriting()
-            self._writer.check()
-            with self._erasing:
-                self._fold_written()
-            erased = self._reader.erased
-            plan = self.plan_compaction()
-            if erased is None or not plan.segments or plan.bytes < min_bytes:
-                reason = f"{plan.bytes} bytes would go" if plan.segments else "nothing to do"
-                seconds = time.perf_counter() - began
-                return CompactionReport("skipped", reason, (), plan.copies, None, seconds)
-            # Before a byte goes: else a power cut could keep the rewrite and lose its reason.
-            self._writer.sync()
-            done: list[Rewrite] = []
-            problems: list[BatpakError] = []
-            self._is_rewriting = True
             try:
-                if plan.segments[-1].base == self._writer.log.segment.header.base_sequence:
-                    self._writer.rotate()
-                with self._sealer.paused():
-                    problems += self._rewrite_all(plan.segments, erased, done, meter)
-            except (Unavailable, JournalPoisoned) as error:
-                problems.append(error)
-            except BaseException:
-                # Whatever it was, what was rewritten is said.
-                with suppress(BatpakError):
-                    self._record_compaction(done)
-                raise
+                self._rewriter = threading.get_ident()
+                return self._compact_alone(min_bytes, meter)
             finally:
-                self._is_rewriting = False
-            receipt = None
-            try:
-                receipt = self._record_compaction(done)
-            except (Unavailable, JournalPoisoned, Indeterminate) as error:
-                problems.append(error)
+                self._rewriter = None
+
+    def _compact_alone(self, min_bytes: int, meter: Meter) -> CompactionReport:
+        """`_rewriting` is held."""
+        began = time.perf_counter()
+        self._writer.check()
+        with self._erasing:
+            self._fold_written()
+        erased = self._reader.erased
+        plan = self.plan_compaction()
+        if erased is None or not plan.segments or plan.bytes < min_bytes:
+            reason = f"{plan.bytes} bytes would go" if plan.segments else "nothing to do"
+            seconds = time.perf_counter() - began
+            return CompactionReport("skipped", reason, (), plan.copies, None, seconds)
+        # Before a byte goes: else a power cut could keep the rewrite and lose its reason.
+        self._writer.sync()
+        done: list[Rewrite] = []
+        problems: list[BatpakError] = []
+        try:
+            if plan.segments[-1].base == self._writer.log.segment.header.base_sequence:
+                self._writer.rotate()
+            with self._sealer.paused():
+                problems += self._rewrite_all(plan.segments, erased, done, meter)
+        except (Unavailable, JournalPoisoned) as error:
+            problems.append(error)
+        except BaseException:
+            # Whatever it was, what was rewritten is said.
+            with suppress(BatpakError):
+                self._record_compaction(done)
+            raise
+        receipt = None
+        try:
+            receipt = self._record_compaction(done)
+        except (Unavailable, JournalPoisoned, Indeterminate) as error:
+            problems.append(error)
         return CompactionReport(
             "failed" if problems else "performed",
             str(problems[0]) if problems else None,
@@ -1118,8 +1192,8 @@ class Store(Reading):
         return problems
 
     def _check_not_rewriting(self) -> None:
-        """Raises InvalidInput in the thread that rewrites segments; `_rewriting` is held."""
-        if self._is_rewriting:
+        """Raises InvalidInput in the thread that rewrites segments, which would wait for itself."""
+        if self._rewriter == threading.get_ident():
             raise InvalidInput(
                 "segments are being rewritten: what is told of it can't compact or close the store",
                 field="progress",
@@ -1269,7 +1343,7 @@ class Store(Reading):
             )
         if self._queue is not None:
             self._queue.drain()
-        return meter.run(lambda: self._checkpoints().make(key, meter))
+        return meter.run(lambda: telling_last(lambda: self._checkpoints().make(key, meter)))
 
     def add_cosignatures(self, note: str, witnesses: Iterable[NoteKey]) -> StoredCheckpoint:
         """Keep what these witnesses signed of a stored checkpoint, beside its own signature.
@@ -1433,41 +1507,56 @@ class Store(Reading):
 
         Open fences are cancelled; the queue of `submit` is run empty for up to `timeout`
         seconds, and what is left of it fails with Cancelled. After a failure the lock
-        and the files are free all the same, and the next open recovers. Raises
-        JournalPoisoned, NoSpace, StorageFailed.
+        and the files are free all the same, and the next open recovers. Where several threads
+        close, one does it and the others wait for it; what that one waits for or calls, such as
+        a future's callback or a log handler, goes on at once. Raises JournalPoisoned, NoSpace,
+        StorageFailed, InvalidInput for a timeout that is none, or in what compact() calls.
         """
         check_timeout(timeout)
-        writer = self._writer
-        if writer.is_closed or writer.is_forked:
+        if self._writer.is_forked:
             # In a forked child there is nothing to write: the store is the parent's.
             self._release()
             return
-        with self._rewriting:
-            self._check_not_rewriting()
+        self._check_not_rewriting()
+        self._check_not_erasing()
+        telling_last(lambda: self._close_once(timeout))
+        # Bounded: a handler that waits for this thread must not stop it.
+        self._writer.teller.wait(_TELLING)
+
+    def _close_once(self, timeout: float | None) -> None:
+        queue = self._queue
+        if queue is not None and queue.serves_here:
+            # Whoever is closing the store waits for this thread.
+            if self._closing.acquire(blocking=False):
+                try:
+                    self._close_first(timeout)
+                finally:
+                    self._closing.release()
+            return
+        with self._closing:
+            self._close_first(timeout)
+
+    def _close_first(self, timeout: float | None) -> None:
+        """Close, unless this is what closing calls; `_closing` is held."""
+        if self._is_closing:
+            return
+        try:
+            self._is_closing = True
             self._close(timeout)
+        finally:
+            self._is_closing = False
 
     def _close(self, timeout: float | None) -> None:
-        writer = self._writer
         try:
-            if writer.is_closed:
+            if self._writer.is_closed:
                 return
             self._end_fences()
             queue = self._last_queue()
             if queue is not None:
                 queue.stop(timeout)
-            if self._sealed:
-                self._sealer.write_sidecars()
-            first = self._first_of_epoch
-            epoch = writer.epoch
-            log = writer.close(
-                lambda: [close_event(epoch=epoch, events=writer.log.sequence - first)]
-            )
-            header = log.segment.header
-            if wants_sidecar(self._opened.index, log):
-                write_sidecar(
-                    self._files, self._layout, self._opened.index, log, header, log.sequence
-                )
-            save_keys(self._files, self._layout, self._identity, self._opened.index, closed=True)
+            # Not before: callbacks of futures may compact.
+            with self._rewriting:
+                self._write_end()
         finally:
             # Three times, as in GroupCommit.run: Ctrl-C can cut it and cut that again.
             try:
@@ -1478,16 +1567,32 @@ class Store(Reading):
                 finally:
                     self._release()
 
+    def _write_end(self) -> None:
+        writer = self._writer
+        if self._sealed:
+            self._sealer.write_sidecars()
+        first = self._first_of_epoch
+        epoch = writer.epoch
+        log = writer.close(lambda: [close_event(epoch=epoch, events=writer.log.sequence - first)])
+        header = log.segment.header
+        if wants_sidecar(self._opened.index, log):
+            write_sidecar(self._files, self._layout, self._opened.index, log, header, log.sequence)
+        save_keys(self._files, self._layout, self._identity, self._opened.index, closed=True)
+
     def _release(self) -> None:
         """Let go of everything; after an interruption it can be called again, and goes on."""
         writer = self._writer
-        if not writer.is_forked:
+        if writer.is_forked:
+            # A thread of the parent may have held `_rewriting`, which nobody here would free.
+            self._opened.release()
+        else:
             self._end_fences()
             self._lost.tell()
             queue = self._last_queue()
             if queue is not None:
                 queue.refuse()
-        self._opened.release()
+            with self._rewriting:
+                self._opened.release()
         _live.discard(writer)
         # Last: until here, dropping the store would do the rest.
         self._finalizer.detach()

@@ -115,10 +115,12 @@ class Appender:
         return self.receipts(events, request.committed, is_durable=True)
 
     def work(self, submissions: Sequence[Submission]) -> None:
-        """Commit what was queued, each for itself, with one sync; settle the futures."""
+        """Commit what was queued, each for itself, with one sync; settle the futures.
+
+        What is to be told of it is told within `telling_last`, where the caller says so.
+        """
         requests = [Request(one.events, guard=one.guard) for one in submissions]
         self._writer.commit_together(requests)
-        self._writer.tell()
         if self._sealed:
             self._after_seal()
         failure: Exception | None = None
@@ -141,6 +143,7 @@ class Appender:
                 one.fail(error)
             else:
                 one.succeed(receipts[0] if one.is_single else receipts)
+        self._writer.tell()
 
     def _outcome(self, request: Request, one: Submission) -> tuple[AppendReceipt, ...]:
         waits = self.waits or one.durable

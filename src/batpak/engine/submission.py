@@ -24,6 +24,7 @@ from typing import Any
 from batpak.engine.tickets import Ticket, told_of_callback
 from batpak.errors import Backpressure, Cancelled, StoreClosed
 from batpak.journal.background import Worker, gate, opened, passed
+from batpak.journal.telling import Teller, telling_last
 
 __all__ = ["Pressure", "Submission", "SubmitQueue"]
 
@@ -105,9 +106,14 @@ class SubmitQueue:
     """Submissions in order; `work(submissions)` commits them and settles their futures."""
 
     def __init__(
-        self, work: Callable[[Sequence[Submission]], None], capacity: int, threshold: float
+        self,
+        work: Callable[[Sequence[Submission]], None],
+        capacity: int,
+        threshold: float,
+        teller: Teller,
     ) -> None:
         self._work = work
+        self._teller = teller
         self.capacity = capacity
         self._soft_limit = max(1, -int(-capacity * threshold // 1))
         self._worker = Worker("batpak-submit", self._run)
@@ -140,6 +146,11 @@ class SubmitQueue:
         """Events that wait."""
         return self._queued
 
+    @property
+    def serves_here(self) -> bool:
+        """Whether the calling thread is the queue's, as in a callback of a future."""
+        return self._worker.is_here
+
     def put(self, submission: Submission, *, soft: bool) -> Future[Any]:
         """Queue a submission; blocks while the queue is full.
 
@@ -156,14 +167,14 @@ class SubmitQueue:
         """Queue it, or give a gate that opens when it may be tried again."""
         size = len(submission.events)
         with self._mutex:
+            if self._stopped:
+                raise StoreClosed("the store is closed", advice="open the journal anew")
             if soft and self._queued + size > self._soft_limit and self._queued:
                 raise Backpressure(
                     f"{self._queued} events wait in the queue of submit",
                     retry_after=self._queued * self._seconds_each,
                     advice="try again after `retry_after` seconds, or call submit(), which waits",
                 )
-            if self._stopped:
-                raise StoreClosed("the store is closed", advice="open the journal anew")
             # The queue's own thread, in a future's callback, must not wait for itself.
             if self._queued + size > self.capacity and self._queued and not self._worker.is_here:
                 room = gate()
@@ -263,6 +274,9 @@ class SubmitQueue:
     def _run(self) -> None:
         while self._turn():
             pass
+        telling_last(self._end, self._teller)
+
+    def _end(self) -> None:
         for one in self._given_up:
             one.fail(_cancelled())
         # Those that were cancelled at the end count as settled only now, since numbers are
@@ -285,6 +299,11 @@ class SubmitQueue:
         if not taken:
             self._wake.acquire()
             return True
+        # A log handler may wait for what is settled here.
+        telling_last(lambda: self._settle_all(taken), self._teller)
+        return True
+
+    def _settle_all(self, taken: Sequence[Submission]) -> None:
         ours = [one for one in taken if one.begin()]
         if self._cancelling:
             for one in ours:
@@ -292,7 +311,6 @@ class SubmitQueue:
         else:
             self._commit(ours)
         self._settled_up_to(self._settled + len(taken))
-        return True
 
     def _commit(self, submissions: Sequence[Submission]) -> None:
         began = time.monotonic()

@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from typing import Any, Final, TypeVar
 
+from batpak.journal.telling import told
+
 __all__ = ["Ticket", "told_of_callback"]
 
 logger = logging.getLogger("batpak.store")
@@ -120,11 +122,9 @@ class Ticket(Future[T]):
 
 def told_of_callback(error: BaseException) -> None:
     """Say in the log what a callback raised; for use where it is caught."""
-    try:
-        logger.error(
+    told(
+        lambda: logger.error(
             "a callback of a ticket raised %r", error, exc_info=error,
             extra={"code": "callback-failed", "error": str(error)},
-        )  # fmt: skip
-    except Exception:  # noqa: BLE001  # of a log handler
-        # Nobody is left to be told, and those behind it still wait for their answer.
-        pass
+        )
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from batpak.config import Every
 from batpak.journal.background import Worker, gate, opened
-from batpak.journal.telling import told
+from batpak.journal.telling import Teller, telling_last, told
 
 __all__ = ["Flusher"]
 
@@ -27,8 +27,9 @@ class Synced(Protocol):
 class Flusher:
     """The one thread of `Durability.EVERY`: syncs what an idle writer left waiting."""
 
-    def __init__(self, writer: Synced, every: Every) -> None:
+    def __init__(self, writer: Synced, every: Every, teller: Teller) -> None:
         self._writer = writer
+        self._teller = teller
         self._every = every
         self._worker = Worker("batpak-flusher", self._run)
         self._wake = gate()
@@ -68,11 +69,17 @@ class Flusher:
                 continue
             with self._mutex:
                 self._due = None
-            try:
-                self._writer.sync()
-            except Exception as error:  # noqa: BLE001  # nobody else hears of it
-                if not self._goes_on(error):
-                    return
+            # Whoever stops this thread waits for it, perhaps in a log handler.
+            if not telling_last(self._sync, self._teller):
+                return
+
+    def _sync(self) -> bool:
+        """Whether there will be another one."""
+        try:
+            self._writer.sync()
+        except Exception as error:  # noqa: BLE001  # nobody else hears of it
+            return self._goes_on(error)
+        return True
 
     def _goes_on(self, error: Exception) -> bool:
         """Tell of a sync that failed; whether it is tried again, an interval later."""

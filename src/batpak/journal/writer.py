@@ -81,7 +81,7 @@ from batpak.journal.record import (
 )
 from batpak.journal.state import Durable, Log, PendingRotation, Segment
 from batpak.journal.tally import Reserving, Syncs
-from batpak.journal.telling import Untold
+from batpak.journal.telling import Teller, Untold
 
 __all__ = ["MAX_CLOCK", "Writer", "create_segment", "unexpected"]
 
@@ -165,7 +165,9 @@ class Writer:
         self.syncs = Syncs()
         self._group = GroupCommit(self.commit_together, self._sync_once)
         every = config.durability
-        self._flusher = Flusher(self, every) if isinstance(every, Every) else None
+        self.teller = Teller()
+        """For the threads of the store that others wait for."""
+        self._flusher = Flusher(self, every, self.teller) if isinstance(every, Every) else None
 
     # --- what readers and callers ask ---------------------------------------
 
@@ -1107,6 +1109,7 @@ class Writer:
         self._sync_lock = threading.Lock()
         self._group = GroupCommit(self.commit_together, self._sync_once)
         self._untold = Untold()
+        self.teller = Teller()
         for fd in (self._log.segment.fd, self._hint_fd, self._lock_fd):
             if fd >= 0:
                 try:
