@@ -73,6 +73,7 @@ __all__ = [
     "PayloadUnreadable",
     "PlatformUnsupported",
     "ProofInvalid",
+    "ReentrantCall",
     "ReservedKind",
     "ReservedName",
     "SnapshotDamaged",
@@ -298,6 +299,12 @@ class FenceOpen(InvalidInput):
     """A fence inside a fence of the same thread."""
 
     code = "fence-open"
+
+
+class ReentrantCall(InvalidInput):
+    """A write, sync or close in the middle of one of the same thread, as of a signal handler."""
+
+    code = "reentrant-call"
 
 
 class KeyInvalid(InvalidInput):

@@ -82,7 +82,7 @@ from batpak.files import REAL, Files, path_text
 from batpak.ids import EventId
 from batpak.index.runs import Runs
 from batpak.items import Expect, Id, Item, Key, Unless
-from batpak.journal.commits import Known, Prepared
+from batpak.journal.commits import Cut, Known, Prepared
 from batpak.journal.layout import Layout
 from batpak.journal.telling import telling_last
 from batpak.journal.writer import Writer
@@ -249,7 +249,7 @@ class Store(Reading):
         self._spans: Mapping[bytes, KeySpan] = {}
         self._queues: list[SubmitQueue] = []
         """The queue, once there is one, for whoever outlives the store."""
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         # guarded by _starting
         self._ending = False
         self._fences: dict[int, weakref.ref[Fence]] = {}
@@ -422,6 +422,8 @@ class Store(Reading):
             done = self._commit_one(event)
         except Known as known:
             return self._appender.replay((event,), known.sequences, on_replay, False, None)[0]
+        except Cut as cut:
+            raise self._appender.cut((event,), cut) from cut.error
         except BatpakError:
             self._writer.tell()
             raise
@@ -901,12 +903,13 @@ class Store(Reading):
         with self._starting:
             if self._ending:
                 raise StoreClosed("the store is closed", advice="open the journal anew")
+            config = self._config
+            queue = SubmitQueue(
+                self._appender.work, config.submit_capacity, config.submit_threshold,
+                self._writer.teller, self._writer.check_entry,
+            )  # fmt: skip
+            # Only now: a signal handler may have begun one in the meantime.
             if self._queue is None:
-                config = self._config
-                queue = SubmitQueue(
-                    self._appender.work, config.submit_capacity, config.submit_threshold,
-                    self._writer.teller,
-                )  # fmt: skip
                 # No call between the two, which Ctrl-C could part.
                 self._queues[:] = (queue,)
                 self._queue = queue
@@ -1510,13 +1513,15 @@ class Store(Reading):
         and the files are free all the same, and the next open recovers. Where several threads
         close, one does it and the others wait for it; what that one waits for or calls, such as
         a future's callback or a log handler, goes on at once. Raises JournalPoisoned, NoSpace,
-        StorageFailed, InvalidInput for a timeout that is none, or in what compact() calls.
+        StorageFailed, InvalidInput for a timeout that is none, or in what compact() calls; and
+        ReentrantCall in the middle of a write of the same thread, with nothing done.
         """
         check_timeout(timeout)
         if self._writer.is_forked:
             # In a forked child there is nothing to write: the store is the parent's.
             self._release()
             return
+        self._writer.check_entry()
         self._check_not_rewriting()
         self._check_not_erasing()
         telling_last(lambda: self._close_once(timeout))

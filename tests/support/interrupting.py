@@ -73,7 +73,8 @@ class Interrupted:
     began, `count` how many points were met. Frames whose code is `spared`, and those of
     this module, have no points. `watch` is told of each function that begins and of each
     wait, after its point has passed, and may do something about it: start threads, open
-    gates.
+    gates. With a `handler` that is called at these points, as that of another signal is, and
+    what it raises goes on from there.
     """
 
     def __init__(
@@ -82,12 +83,14 @@ class Interrupted:
         *,
         spared: Callable[[CodeType], bool] = lambda code: False,
         watch: Callable[[str, str], None] | None = None,
+        handler: Callable[[], object] | None = None,
     ) -> None:
         self.count = 0
         self.points: list[Point] = []
         self._targets = list(targets)
         self._spared = spared
         self._watch = watch
+        self._handler = handler
         self._known: dict[CodeType, frozenset[int] | None] = {}
         """Where each code jumps back; None for a code that is spared."""
         self._busy = False
@@ -132,7 +135,13 @@ class Interrupted:
         number, self.count = self.count, self.count + 1
         if len(self.points) < len(self._targets) and number == self._targets[len(self.points)]:
             self.points.append(Point(how, frame.f_code.co_filename, frame.f_lineno, name))
-            raise KeyboardInterrupt
+            if self._handler is None:
+                raise KeyboardInterrupt
+            self._busy = True
+            try:
+                self._handler()
+            finally:
+                self._busy = False
 
     def _tell(self, how: str, name: str) -> None:
         if self._watch is not None:

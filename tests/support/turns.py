@@ -289,6 +289,9 @@ class RLock(Lock):
             self._owner = None
             super().release()
 
+    def _is_owned(self) -> bool:
+        return self._owner == threading.get_ident()
+
 
 class _Thread(threading.Thread):
     """A thread of batpak: an actor."""

@@ -94,6 +94,7 @@ PayloadTooLarge         payload-too-large       InvalidInput   no   5
 PayloadUnreadable       payload-unreadable      Conflict       no   5
 PlatformUnsupported     platform-unsupported    InvalidInput   no   5
 ProofInvalid            proof-invalid           InvalidInput   no   5
+ReentrantCall           reentrant-call          InvalidInput   no   5
 ReservedKind            reserved-kind           InvalidInput   no   5
 ReservedName            reserved-name           InvalidInput   no   5
 SnapshotDamaged         snapshot-damaged        Damaged        no   3

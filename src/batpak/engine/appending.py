@@ -24,10 +24,11 @@ from batpak.errors import (
     InvalidInput,
     KeyUnavailable,
     PayloadShredded,
+    ReentrantCall,
     WaitTimeout,
 )
 from batpak.event import Event, EventSummary, PayloadState
-from batpak.journal.commits import Committed, Guard, Known, Prepared
+from batpak.journal.commits import Committed, Cut, Guard, Known, Prepared
 from batpak.journal.group import Request
 from batpak.journal.writer import Writer
 from batpak.kinds import SYSTEM_DENIAL
@@ -89,6 +90,8 @@ class Appender:
             committed = self._writer.commit(events, guard)
         except Known as known:
             return self.replay(events, known.sequences, on_replay, waits, timeout)
+        except Cut as cut:
+            raise self.cut(events, cut) from cut.error
         if not waits:
             return self.receipts(events, committed, self.after_write(events, committed))
         if self._sealed:
@@ -120,7 +123,7 @@ class Appender:
         What is to be told of it is told within `telling_last`, where the caller says so.
         """
         requests = [Request(one.events, guard=one.guard) for one in submissions]
-        self._writer.commit_together(requests)
+        self._commit_together(requests)
         if self._sealed:
             self._after_seal()
         failure: Exception | None = None
@@ -144,6 +147,18 @@ class Appender:
             else:
                 one.succeed(receipts[0] if one.is_single else receipts)
         self._writer.tell()
+
+    def _commit_together(self, requests: Sequence[Request]) -> None:
+        while True:
+            try:
+                self._writer.commit_together(requests)
+                return
+            except ReentrantCall as error:
+                # Of a clock, say, as no signal comes here: of the one that was to be written.
+                for request in requests:
+                    if request.error is None and not request.is_written:
+                        request.error = error
+                        break
 
     def _outcome(self, request: Request, one: Submission) -> tuple[AppendReceipt, ...]:
         waits = self.waits or one.durable
@@ -240,6 +255,10 @@ class Appender:
             raise error
         receipts = self.receipts(request.events, request.committed, False)
         raise self._indeterminate(receipts, error) from error
+
+    def cut(self, events: Sequence[Prepared], cut: Cut) -> Indeterminate:
+        """What to raise for events that are written, and the writing of which was cut short."""
+        return self._indeterminate(self.receipts(events, cut.committed, False), cut.error)
 
     def _indeterminate(
         self, receipts: tuple[AppendReceipt, ...], error: Exception

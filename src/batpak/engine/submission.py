@@ -24,6 +24,7 @@ from typing import Any
 from batpak.engine.tickets import Ticket, told_of_callback
 from batpak.errors import Backpressure, Cancelled, StoreClosed
 from batpak.journal.background import Worker, gate, opened, passed
+from batpak.journal.reentry import owns, reentered
 from batpak.journal.telling import Teller, telling_last
 
 __all__ = ["Pressure", "Submission", "SubmitQueue"]
@@ -111,13 +112,16 @@ class SubmitQueue:
         capacity: int,
         threshold: float,
         teller: Teller,
+        check_entry: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check_entry` raises in a thread that `work` may have to wait for."""
         self._work = work
         self._teller = teller
+        self._check_others = check_entry
         self.capacity = capacity
         self._soft_limit = max(1, -int(-capacity * threshold // 1))
         self._worker = Worker("batpak-submit", self._run)
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         # guarded by _mutex
         self._waiting: deque[Submission] = deque()
         self._queued = 0
@@ -154,9 +158,10 @@ class SubmitQueue:
     def put(self, submission: Submission, *, soft: bool) -> Future[Any]:
         """Queue a submission; blocks while the queue is full.
 
-        `soft`: refuses at the threshold instead. Raises Backpressure, StoreClosed, and
-        RuntimeError where no thread can be had.
+        `soft`: refuses at the threshold instead. Raises Backpressure, StoreClosed,
+        ReentrantCall, and RuntimeError where no thread can be had.
         """
+        self._check_entry()
         while True:
             room = self._try_to_put(submission, soft=soft)
             if room is None:
@@ -190,8 +195,17 @@ class SubmitQueue:
             self._waiting.append(submission)
         return None
 
+    def _check_entry(self) -> None:
+        """Raises ReentrantCall in a thread that is in the middle of what the queue waits for."""
+        if owns(self._mutex):
+            raise reentered()
+        self._check_others()
+
     def drain_mine(self) -> None:
-        """Wait for what this thread has submitted; its outcome is the futures' business."""
+        """Wait for what this thread has submitted; its outcome is the futures' business.
+
+        Raises ReentrantCall.
+        """
         last: int = getattr(self._mine, "last", 0)
         if last > self._settled:
             self._wait_until(last, None)
@@ -203,6 +217,7 @@ class SubmitQueue:
     def _wait_until(self, number: int, timeout: float | None) -> bool:
         if self._worker.is_here:
             return True
+        self._check_entry()
         with self._mutex:
             if self._settled >= number:
                 return True

@@ -21,6 +21,7 @@ from batpak.event import hlc_of_id
 from batpak.index.growing import GrowingPart
 from batpak.index.keytable import ENTRY, MAX_END, KeyTable, count_below
 from batpak.index.query import Query
+from batpak.journal.reentry import reentered
 
 if TYPE_CHECKING:
     from batpak.index.growing import Rows
@@ -66,8 +67,10 @@ class Index:
     def __init__(self, load_keys: Callable[[Index], Keys | None] | None = None) -> None:
         """`load_keys` gives the key table that was kept, when the first look-up needs it."""
         self.slots: tuple[Slot, ...] = ()
-        # A thread that maps a sidecar must not undo the rotation of another one.
-        self._changing = threading.Lock()
+        # A thread that maps a sidecar must not undo the rotation of another one, nor its own:
+        # a signal handler may append in the middle of `replace`.
+        self._changing = threading.RLock()
+        self._is_replacing = False
         self._load_keys = load_keys
         self.keys_lock = threading.RLock()
         """Held by whoever fills or saves the key table; look-ups need no lock."""
@@ -98,22 +101,31 @@ class Index:
             self.slots = (*self.slots, Slot(part.first, segment_base, part))
 
     def begin(self, segment_base: int, parts: Sequence[MappedPart | GrowingPart]) -> None:
-        """Put all the parts of a further segment at the end; twice is as good as once."""
+        """Put all the parts of a further segment at the end; twice is as good as once.
+
+        Raises ReentrantCall in the middle of a `replace` of the same thread.
+        """
         with self._changing:
+            if self._is_replacing:
+                raise reentered()
             kept = [slot for slot in self.slots if slot.segment_base != segment_base]
             self.slots = (*kept, *[Slot(part.first, segment_base, part) for part in parts])
 
     def replace(self, segment_base: int, part: MappedPart | GrowingPart) -> None:
         """Put one part in the place of all the parts of a segment."""
         with self._changing:
-            slots: list[Slot] = []
-            for slot in self.slots:
-                if slot.segment_base != segment_base:
-                    slots.append(slot)
-                elif not slots or slots[-1].segment_base != segment_base:
-                    slots.append(Slot(part.first, segment_base, part))
-            # Readers that race see the old slots or the new ones; both name the same rows.
-            self.slots = tuple(slots)
+            self._is_replacing = True
+            try:
+                slots: list[Slot] = []
+                for slot in self.slots:
+                    if slot.segment_base != segment_base:
+                        slots.append(slot)
+                    elif not slots or slots[-1].segment_base != segment_base:
+                        slots.append(Slot(part.first, segment_base, part))
+                # Readers that race see the old slots or the new ones; both name the same rows.
+                self.slots = tuple(slots)
+            finally:
+                self._is_replacing = False
 
     def clear(self) -> None:
         """Let go of every part, and so of its map; readers under way keep theirs."""

@@ -14,7 +14,7 @@ from blake3 import blake3
 from batpak.coordinate import Coordinate
 from batpak.event import CONTENT_PREFIX, FLAG_KEYED, NO_ID, ROW_CONTENT, ROW_VERSION
 
-__all__ = ["Committed", "Guard", "Head", "Known", "Prepared", "Sealing"]
+__all__ = ["Committed", "Cut", "Guard", "Head", "Known", "Prepared", "Sealing"]
 
 
 class Sealing(Protocol):
@@ -109,6 +109,15 @@ class Known(Exception):  # no failure: how a commit says that there was none
     def __init__(self, sequences: Sequence[int]) -> None:
         super().__init__()
         self.sequences = sequences
+
+
+class Cut(Exception):  # as Known
+    """A commit is written, and an exception of what came in its middle has left it."""
+
+    def __init__(self, committed: Sequence[Committed], error: Exception) -> None:
+        super().__init__()
+        self.committed = committed
+        self.error = error
 
 
 Guard = Callable[[int], None]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from batpak.config import Every
 from batpak.journal.background import Worker, gate, opened
+from batpak.journal.reentry import owns
 from batpak.journal.telling import Teller, telling_last, told
 
 __all__ = ["Flusher"]
@@ -34,19 +35,29 @@ class Flusher:
         self._worker = Worker("batpak-flusher", self._run)
         self._wake = gate()
         """Where the thread waits for something to become due, or for it to be due."""
-        self._mutex = threading.Lock()
+        # Its own thread may come in again: a signal handler that appends does no harm here.
+        self._mutex = threading.RLock()
         # guarded by _mutex
         self._due: float | None = None
         self._stopped = False
 
-    def note_write(self, waiting: int) -> None:
-        """Called after each commit with the number of events that are not durable yet."""
-        if waiting >= self._every.events:
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is in the middle of what others would wait for."""
+        return owns(self._mutex)
+
+    def note_write(self, waiting: int, *, is_inner: bool = False) -> None:
+        """Called after each commit with the number of events that are not durable yet.
+
+        `is_inner`: in the middle of a sync of the same thread, so that it can't do another.
+        """
+        is_due = waiting >= self._every.events
+        if is_due and not is_inner:
             self._writer.sync()
             return
         if self._due is not None:
             return
-        due = time.monotonic() + self._every.ms / 1000
+        due = time.monotonic() + (0 if is_due else self._every.ms / 1000)
         with self._mutex:
             if self._due is None and not self._stopped:
                 # Last what the thread looks for: Ctrl-C leaves none that nobody looks at.

@@ -25,7 +25,9 @@ from typing import Any
 
 import msgspec
 
+from batpak.errors import ReentrantCall
 from batpak.journal.background import gate, opened, passed
+from batpak.journal.reentry import reentered
 
 __all__ = ["GroupCommit", "Request"]
 
@@ -105,21 +107,34 @@ class GroupCommit:
         """How many requests the next leader may expect beside its own."""
         self._took = 0.0
         """Seconds of the last round, gathering left out."""
+        self._here: dict[int, Request] = {}
+        """Which threads are in `run`. A second call of one would wait for what the first has
+        to do: the lead, or the mutex."""
 
     @property
     def waiting(self) -> int:
         """How many requests are in the queue, beside those that are worked on."""
         return len(self._queue)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is in the middle of `run`."""
+        return threading.get_ident() in self._here
+
     def run(self, request: Request, timeout: float | None = None) -> bool:
         """Return once `request` is done: durable, or failed with its `error`.
 
         False when `timeout` seconds passed first; a request with events may then still
         succeed, unless its `is_written` stays False. An exception such as Ctrl-C leaves
-        neither a lead that nobody has nor a waiter that nobody waits on.
+        neither a lead that nobody has nor a waiter that nobody waits on. Raises ReentrantCall,
+        also where a call was refused that came in the middle of this one.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        me = threading.get_ident()
+        if me in self._here:
+            raise reentered()
         try:
+            self._here[me] = request
             with self._mutex:
                 if self._leader is None:
                     self._leader = request
@@ -137,13 +152,16 @@ class GroupCommit:
             # Three times: Ctrl-C can cut it and cut that again, and a loop would be one more
             # place for that.
             try:
-                self._leave(request)
+                try:
+                    self._leave(request)
+                finally:
+                    if not request.has_left:
+                        try:
+                            self._leave(request)
+                        finally:
+                            self._leave(request)
             finally:
-                if not request.has_left:
-                    try:
-                        self._leave(request)
-                    finally:
-                        self._leave(request)
+                self._here.pop(me, None)
         return request.is_done
 
     def _sleep(self, request: Request, deadline: float | None) -> bool:
@@ -196,6 +214,9 @@ class GroupCommit:
         try:
             if waiting:
                 self._sync_once()
+        except ReentrantCall:
+            # As Ctrl-C: it is for this thread, and the others are worked for by the next leader.
+            raise
         except Exception as error:  # noqa: BLE001  # raised again, in its own thread
             # Whatever it is, each of them has to hear of it: it is raised in its thread.
             for one in waiting:

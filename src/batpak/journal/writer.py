@@ -6,6 +6,11 @@ Sees bytes and offsets, never payload types. Format: docs/format.md, "Record".
     append lock  the log's state (`_log`), heads, clock, rotation, preallocation
     sync lock    fdatasync, the tail hint, `_durable`, closing of descriptors
 
+Both let their own thread in again, since a signal handler, a finalizer or a caller's clock
+may call us in the middle of anything: `_is_changing` and `_is_syncing`, looked at when the
+lock is held, say that it is held already, by this thread, and the call is refused
+(docs/decisions/0075). They are cleared by `finally`, so an interruption leaves neither.
+
 The state between two commits is one value, replaced by one assignment. `_writing` says
 that a write or a rotation began; an exception such as Ctrl-C can leave it behind, and
 whoever next holds the append lock looks at what stands at the log's end, with recovery's
@@ -42,6 +47,7 @@ from batpak.errors import (
     IdempotencyConflict,
     Indeterminate,
     JournalPoisoned,
+    ReentrantCall,
     StoreClosed,
     StoreForked,
 )
@@ -61,7 +67,7 @@ from batpak.files import (
     write_all,
 )
 from batpak.journal.applying import IndexSink, apply_record
-from batpak.journal.commits import Committed, Guard, Head, Known, Prepared
+from batpak.journal.commits import Committed, Cut, Guard, Head, Known, Prepared
 from batpak.journal.flushing import Flusher
 from batpak.journal.group import GroupCommit, Request
 from batpak.journal.header import HEADER_SIZE, SegmentHeader
@@ -79,6 +85,7 @@ from batpak.journal.record import (
     salt_crc,
     seal_commit,
 )
+from batpak.journal.reentry import owns, reentered
 from batpak.journal.state import Durable, Log, PendingRotation, Segment
 from batpak.journal.tally import Reserving, Syncs
 from batpak.journal.telling import Teller, Untold
@@ -142,6 +149,8 @@ class Writer:
         self._flags = 0 if config.durability is Durability.SYNC else EAGER
         self._append_lock = threading.RLock()
         # guarded by the append lock
+        self._is_changing = False
+        """Whether its thread is in the middle of what no other commit may come into."""
         self._log = log
         self._index = index
         self._heads = heads
@@ -160,7 +169,8 @@ class Writer:
         """The requests whose write began last; they hear what became of that write."""
         self.reserving = Reserving()
         # guarded by the sync lock
-        self._sync_lock = threading.Lock()
+        self._sync_lock = threading.RLock()
+        self._is_syncing = False
         self._durable = Durable(log.sequence, log.hlc)
         self.syncs = Syncs()
         self._group = GroupCommit(self.commit_together, self._sync_once)
@@ -247,6 +257,19 @@ class Writer:
         if closed and self._closed:
             raise StoreClosed("the store is closed", advice="open the journal anew")
 
+    def check_entry(self) -> None:
+        """Raises ReentrantCall in a thread that is in the middle of a write, sync or close.
+
+        For what waits for others before it comes to a lock here: they may wait for us.
+        """
+        if (
+            (self._is_changing and owns(self._append_lock))
+            or (self._is_syncing and owns(self._sync_lock))
+            or self._group.is_here
+            or (self._flusher is not None and self._flusher.is_here)
+        ):
+            raise reentered()
+
     def tell(self) -> None:
         """Log what had to wait for it; for whoever holds no lock here and leads no group."""
         self._untold.tell()
@@ -258,14 +281,25 @@ class Writer:
 
         Returns before durability. Raises Known when the keys are known, Conflict when
         the guard or an expectation refuses, IdempotencyConflict, EntityClockOverflow,
-        BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
+        BatchTooLarge, NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked,
+        ReentrantCall; and Cut, where it is written all the same.
         """
         try:
+            if len(events) == 1:
+                return [self.commit_one(events[0], None, guard)]
+            request = Request(events)
             with self._append_lock:
-                if len(events) == 1:
-                    return [self.commit_one(events[0], None, guard)]
-                return self._commit_locked(events, None, guard)
-        except BatpakError:
+                if self._is_changing:
+                    raise reentered()
+                self._is_changing = True
+                log = self._log
+                try:
+                    return self._commit_locked(events, request, guard)
+                except ReentrantCall as error:
+                    raise self._cut(log, request.committed, error) from error
+                finally:
+                    self._is_changing = False
+        except (BatpakError, Cut):
             self.tell()
             raise
 
@@ -276,7 +310,11 @@ class Writer:
         is raised, since events may be written and not be known to be durable.
         """
         request = Request(events, 0, guard)
-        self._group.run(request)
+        try:
+            self._group.run(request)
+        except ReentrantCall as error:
+            # Of what came in our middle: what it says of itself is not true of us.
+            request.error = self._told(request, error)
         if self._untold:
             self.tell()
         return request
@@ -288,22 +326,35 @@ class Writer:
         durability, and without having told anything.
         """
         with self._append_lock:
-            if self._writing:
-                self._look_back()
-            if len(requests) == 1:
-                self._commit_alone(requests[0])
-                return
-            plain: list[Request] = []
-            for request in requests:
-                if request.is_written or request.error is not None:
-                    continue
-                if _is_plain(request):
-                    plain.append(request)
-                    continue
-                self._commit_plain(plain)
-                self._commit_alone(request)
-                plain = []
+            if self._is_changing:
+                raise reentered()
+            self._is_changing = True
+            try:
+                if self._writing:
+                    self._look_back()
+                if len(requests) == 1:
+                    self._commit_alone(requests[0])
+                else:
+                    self._commit_each(requests)
+            except ReentrantCall:
+                if self._writing:
+                    self._look_back()
+                raise
+            finally:
+                self._is_changing = False
+
+    def _commit_each(self, requests: Sequence[Request]) -> None:
+        plain: list[Request] = []
+        for request in requests:
+            if request.is_written or request.error is not None:
+                continue
+            if _is_plain(request):
+                plain.append(request)
+                continue
             self._commit_plain(plain)
+            self._commit_alone(request)
+            plain = []
+        self._commit_plain(plain)
 
     def _commit_alone(self, request: Request) -> None:
         if request.is_written or request.error is not None:
@@ -311,9 +362,17 @@ class Writer:
         events = request.events
         try:
             if len(events) == 1:
-                request.committed = (self.commit_one(events[0], request, request.guard),)
+                # It marks that for itself; between the two, nothing here is under way.
+                self._is_changing = False
+                try:
+                    request.committed = (self.commit_one(events[0], request, request.guard),)
+                finally:
+                    self._is_changing = True
             else:
                 request.committed = self._commit_locked(events, request, request.guard)
+        except ReentrantCall:
+            # Of a signal handler, say: it is for this thread, whose request ever this is.
+            raise
         except Exception as error:  # noqa: BLE001  # raised again, in its own thread
             # It is raised in the thread whose events they are.
             request.error = self._told(request, error)
@@ -325,6 +384,8 @@ class Writer:
             if len(requests) > 1:
                 try:
                     done = self._commit_run(requests)
+                except ReentrantCall:
+                    raise
                 except Exception:  # noqa: BLE001  # met again, by those whom it concerns
                     # Nothing of it stands, or all, or that is in doubt.
                     if self._writing:
@@ -424,19 +485,29 @@ class Writer:
         if not self._ended:
             try:
                 self._resolve(self._log)
+            except ReentrantCall:
+                raise
             except Exception:  # noqa: BLE001  # met again, by somebody who can be told of it
                 # That is whoever writes next.
                 pass
 
+    def _cut(self, log: Log, committed: Sequence[Committed], error: ReentrantCall) -> Exception:
+        """What to raise where a call that was refused let its error out into this commit."""
+        if not self._writing:
+            return error
+        self._look_back()
+        if self._log.sequence > log.sequence:
+            return Cut(committed, error)
+        return error if not self._writing else _in_doubt(error)
+
     def _told(self, request: Request, error: Exception) -> Exception:
         """What the request's thread hears; a write in doubt is no plain refusal."""
-        if self._writing and request in self._in_flight and isinstance(error, JournalPoisoned):
-            return Indeterminate(
-                f"a write was interrupted, and can't be looked at: {error.what}",
-                receipts=(),
-                cause=error,
-                advice="open the journal anew and look for the event before writing it again",
-            )
+        if (
+            self._writing
+            and request in self._in_flight
+            and isinstance(error, (JournalPoisoned, ReentrantCall))
+        ):
+            return _in_doubt(error)
         return error
 
     def _commit_locked(
@@ -532,88 +603,103 @@ class Writer:
         same bytes, without a list for each thing, and with its parts written out, since
         a call costs as much as a hash. Raises as `commit`, and leaves what is to be told.
         """
+        committed: Committed | None = None
         with self._append_lock:
+            if self._is_changing:
+                raise reentered()
+            self._is_changing = True
             log = self._log
-            if self._ended or self._writing or log.end >= self._segment_max_bytes:
-                log = self._ready()
-                if request is not None and request.is_written:
-                    return request.committed[0]
-
-            segment, end, sequence = log.segment, log.end, log.sequence
-            coordinate, event_id, correlation = event.coordinate, event.key, event.correlation_id
-            now = _time_ns() // 1000 if self._system_clock else checked_us(self._clock)
-            if now < self._timestamp_us:
-                now = self._timestamp_us
-            hlc = now // 1000 << 16
-            if hlc <= log.hlc:
-                hlc = log.hlc + 1
-            entity = coordinate.entity_bytes
-            foreign_id = None
-            if event_id is not None:
-                known = self._find(event_id, sequence)
-                if known is not None:
-                    raise Known((known,))
-                if is_foreign(event_id, hlc):
-                    foreign_id = event_id
-            if guard is not None:
-                guard(sequence)
-            clock, previous = self._heads.get(entity) or self._head(entity, sequence)
-            if event.expect is not None and clock != event.expect:
-                raise unexpected(coordinate.entity, clock, event.expect)
-            if clock > MAX_CLOCK:
-                raise _stream_full(coordinate)
-            if event_id is None:
-                low = next(self._randoms, None) or self._new_randoms()
-                event_id = _pack_id(
-                    hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF, low | (hlc & 0xF) << 58
-                )
-            if event.sealing is not None:
-                event.seal(event_id)
-            head = (
-                _pack_place(
-                    sequence, event_id, event_id if correlation is None else correlation,
-                    event.causation_id, now, hlc, clock,
-                )
-                + event.content
-                + previous
-                + event.metadata
-            )  # fmt: skip
-            reset, update, digest = self._hash
-            reset()
-            update(EVENT_PREFIX + head)
-            event_hash = digest()
-            record, head_crc, body_at = seal_commit(
-                segment.salt_state, end, head, event.envelope, log.prev_crc, sequence,
-                self._durable.sequence, self.epoch, 1, self._flags,
-            )  # fmt: skip
-            after = end + len(record)
-            committed = sequence, event_id, hlc, clock, event_hash, previous
-            if request is not None:
-                request.committed = (committed,)
-            self._in_flight = () if request is None else (request,)
-
-            if after > segment.allocated:
-                self._allocate(segment, after)
-            self._writing = True
             try:
-                if self._pwrite(segment.fd, record, end) != after - end:
-                    self._write(segment, record, end, after)
-            except OSError as error:
-                self._cut_back(segment, end, error)
+                if self._ended or self._writing or log.end >= self._segment_max_bytes:
+                    log = self._ready()
+                    if request is not None and request.is_written:
+                        return request.committed[0]
 
-            self._index.add(
-                sequence, event_hash, end + _FIRST_ROW, end + _FIRST_METADATA, body_at, entity,
-                coordinate.scope_bytes, event.kind, clock, hlc, foreign_id,
-            )  # fmt: skip
-            self._heads[entity] = (clock + 1, event_hash)
-            self._timestamp_us = now
-            self._log = Log(
-                segment, after, sequence + 1, head_crc, hlc, end, log.records + 1, event_hash,
-                self.epoch,
-            )  # fmt: skip
-            if request is not None:
-                request.written_below(sequence + 1)
-            self._writing = False
+                segment, end, sequence = log.segment, log.end, log.sequence
+                coordinate, event_id, correlation = (
+                    event.coordinate,
+                    event.key,
+                    event.correlation_id,
+                )
+                now = _time_ns() // 1000 if self._system_clock else checked_us(self._clock)
+                if now < self._timestamp_us:
+                    now = self._timestamp_us
+                hlc = now // 1000 << 16
+                if hlc <= log.hlc:
+                    hlc = log.hlc + 1
+                entity = coordinate.entity_bytes
+                foreign_id = None
+                if event_id is not None:
+                    known = self._find(event_id, sequence)
+                    if known is not None:
+                        raise Known((known,))
+                    if is_foreign(event_id, hlc):
+                        foreign_id = event_id
+                if guard is not None:
+                    guard(sequence)
+                clock, previous = self._heads.get(entity) or self._head(entity, sequence)
+                if event.expect is not None and clock != event.expect:
+                    raise unexpected(coordinate.entity, clock, event.expect)
+                if clock > MAX_CLOCK:
+                    raise _stream_full(coordinate)
+                if event_id is None:
+                    low = next(self._randoms, None) or self._new_randoms()
+                    event_id = _pack_id(
+                        hlc & ~0xFFFF | 0x7000 | hlc >> 4 & 0xFFF, low | (hlc & 0xF) << 58
+                    )
+                if event.sealing is not None:
+                    event.seal(event_id)
+                head = (
+                    _pack_place(
+                        sequence, event_id, event_id if correlation is None else correlation,
+                        event.causation_id, now, hlc, clock,
+                    )
+                    + event.content
+                    + previous
+                    + event.metadata
+                )  # fmt: skip
+                reset, update, digest = self._hash
+                reset()
+                update(EVENT_PREFIX + head)
+                event_hash = digest()
+                record, head_crc, body_at = seal_commit(
+                    segment.salt_state, end, head, event.envelope, log.prev_crc, sequence,
+                    self._durable.sequence, self.epoch, 1, self._flags,
+                )  # fmt: skip
+                after = end + len(record)
+                committed = sequence, event_id, hlc, clock, event_hash, previous
+                if request is not None:
+                    request.committed = (committed,)
+                self._in_flight = () if request is None else (request,)
+
+                if after > segment.allocated:
+                    self._allocate(segment, after)
+                self._writing = True
+                try:
+                    if self._pwrite(segment.fd, record, end) != after - end:
+                        self._write(segment, record, end, after)
+                except OSError as error:
+                    self._cut_back(segment, end, error)
+
+                self._index.add(
+                    sequence, event_hash, end + _FIRST_ROW, end + _FIRST_METADATA, body_at, entity,
+                    coordinate.scope_bytes, event.kind, clock, hlc, foreign_id,
+                )  # fmt: skip
+                self._heads[entity] = (clock + 1, event_hash)
+                self._timestamp_us = now
+                self._log = Log(
+                    segment, after, sequence + 1, head_crc, hlc, end, log.records + 1, event_hash,
+                    self.epoch,
+                )  # fmt: skip
+                if request is not None:
+                    request.written_below(sequence + 1)
+                self._writing = False
+            except ReentrantCall as error:
+                if request is not None or committed is None:
+                    raise
+                raise self._cut(log, (committed,), error) from error
+            finally:
+                self._is_changing = False
         return committed
 
     def _look_up_keys(self, events: Sequence[Prepared], written: int) -> None:
@@ -648,6 +734,9 @@ class Writer:
     def _ready(self) -> Log:
         """The rare ways to begin a commit: refuse, resolve an interruption, rotate."""
         self.check()
+        if self._is_syncing and owns(self._sync_lock):
+            # A rotation would close the descriptor under our own sync.
+            raise reentered()
         log = self._resolve(self._log) if self._writing else self._log
         if len(self._heads) > _WARM_HEADS:
             self._heads.clear()
@@ -713,7 +802,7 @@ class Writer:
     def flush_in_time(self, bound: int) -> bool:
         """In EVERY, after a commit: sync if it is time; whether `bound` is durable now."""
         if self._flusher is not None:
-            self._flusher.note_write(bound - self._durable.sequence)
+            self._flusher.note_write(bound - self._durable.sequence, is_inner=self._group.is_here)
         return self._durable.sequence >= bound
 
     def _allocate(self, segment: Segment, needed: int) -> None:
@@ -803,13 +892,19 @@ class Writer:
     def rotate(self) -> None:
         """Begin a new segment, unless the newest has no event: all written ones are sealed then.
 
-        Raises NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked.
+        Raises NoSpace, StorageFailed, JournalPoisoned, StoreClosed, StoreForked, ReentrantCall.
         """
         try:
             with self._append_lock:
-                log = self._ready()
-                if log.sequence > log.segment.header.base_sequence:
-                    self._rotate(log)
+                if self._is_changing:
+                    raise reentered()
+                self._is_changing = True
+                try:
+                    log = self._ready()
+                    if log.sequence > log.segment.header.base_sequence:
+                        self._rotate(log)
+                finally:
+                    self._is_changing = False
         finally:
             self.tell()
 
@@ -817,6 +912,8 @@ class Writer:
         """Raises JournalPoisoned where the lock is somebody else's: then nothing may be changed."""
         try:
             with self._append_lock:
+                if self._is_changing:
+                    raise reentered()
                 self.check()
                 self._check_lock_file()
         finally:
@@ -927,7 +1024,7 @@ class Writer:
     # --- durability ----------------------------------------------------------
 
     def sync(self) -> None:
-        """Make everything written so far durable. Raises JournalPoisoned, NoSpace, …"""
+        """Make everything written so far durable. Raises JournalPoisoned, ReentrantCall, …"""
         self.wait_durable(self._log.sequence)
 
     def wait_durable(self, bound: int, timeout: float | None = None) -> bool:
@@ -948,31 +1045,39 @@ class Writer:
     def _sync_once(self, *, whole_file: bool = False) -> None:
         """One fdatasync for all that is published now, then one hint."""
         with self._sync_lock:
-            if self._ended:
-                self.check()
-            log = self._log
-            if log.sequence <= self._durable.sequence and not whole_file:
-                return
-            began = self._ticks()
+            if self._is_syncing:
+                raise reentered()
+            self._is_syncing = True
             try:
-                if whole_file:
-                    self._files.sync_file(log.segment.fd)
-                else:
-                    self._sync_log(log.segment.fd)
-            except OSError as error:
-                # Never retried: after a failed fsync the page cache may show bytes
-                # that the disk does not hold.
-                self._poison_with(error)
-                self.check()
-            # First, so that a caller's clock that fails leaves what is true.
-            self._durable = Durable(log.sequence, log.hlc)
-            took = (self._ticks() - began) / 1e9
-            self._write_hint(log)
-            bound = self._config.sync_warning
-            is_slow = took > bound
-            self.syncs = self.syncs.with_one(took, is_slow=is_slow)
-            if is_slow:
-                self._was_slow(log.segment.path, took, bound)
+                if self._ended:
+                    self.check()
+                log = self._log
+                if log.sequence > self._durable.sequence or whole_file:
+                    self._sync(log, whole_file=whole_file)
+            finally:
+                self._is_syncing = False
+
+    def _sync(self, log: Log, *, whole_file: bool) -> None:
+        began = self._ticks()
+        try:
+            if whole_file:
+                self._files.sync_file(log.segment.fd)
+            else:
+                self._sync_log(log.segment.fd)
+        except OSError as error:
+            # Never retried: after a failed fsync the page cache may show bytes
+            # that the disk does not hold.
+            self._poison_with(error)
+            self.check()
+        # First, so that a caller's clock that fails leaves what is true.
+        self._durable = Durable(log.sequence, log.hlc)
+        took = (self._ticks() - began) / 1e9
+        self._write_hint(log)
+        bound = self._config.sync_warning
+        is_slow = took > bound
+        self.syncs = self.syncs.with_one(took, is_slow=is_slow)
+        if is_slow:
+            self._was_slow(log.segment.path, took, bound)
 
     def _was_slow(self, path: str, took: float, bound: float) -> None:
         self._untold.later(
@@ -1008,8 +1113,11 @@ class Writer:
     def close(self, last_events: Callable[[], Sequence[Prepared]]) -> Log:
         """Write the closing events, sync, pad, sync. Returns the final state.
 
+        Raises as `commit`, before it waits for anything where that is ReentrantCall.
+
         Descriptors stay open until `release`, which the caller owes in every case.
         """
+        self.check_entry()
         if self._flusher is not None:
             self._flusher.stop()
         try:
@@ -1019,35 +1127,13 @@ class Writer:
 
     def _close(self, last_events: Callable[[], Sequence[Prepared]]) -> Log:
         with self._append_lock:
-            self.check()
-            # Before a byte is written or cut: what stands at our end may be somebody else's.
-            self._check_lock_file()
-            self._ready()
-            self._commit_locked(last_events(), None, None)
-            self._sync_once()
-            log = self._log
-            chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
-            pad, head_crc = build_pad(
-                log.segment.salt_state, chain, self._durable.sequence, self.epoch
-            )
-            # Crash before the pad: the next open finds the bound in tail.hint instead.
-            self._write(log.segment, pad, log.end, log.end + len(pad))
+            if self._is_changing:
+                raise reentered()
+            self._is_changing = True
             try:
-                self._files.truncate(log.segment.fd, log.end + len(pad))
-            except OSError as error:
-                self._poison_with(error)
-                self.check()
-            final = msgspec.structs.replace(
-                log,
-                end=log.end + len(pad),
-                prev_crc=head_crc,
-                record_offset=log.end,
-                records=log.records + 1,
-            )
-            self._log = final
-            self._writing = False
-            self._sync_once(whole_file=True)
-            self._closed = self._ended = True
+                final = self._closing(last_events)
+            finally:
+                self._is_changing = False
         try:
             self._files.sync_file(self._hint_fd)
         except OSError as error:
@@ -1060,6 +1146,37 @@ class Writer:
             )  # fmt: skip
         return final
 
+    def _closing(self, last_events: Callable[[], Sequence[Prepared]]) -> Log:
+        """Up to the pad and its sync; the append lock is held."""
+        self.check()
+        # Before a byte is written or cut: what stands at our end may be somebody else's.
+        self._check_lock_file()
+        self._ready()
+        self._commit_locked(last_events(), None, None)
+        self._sync_once()
+        log = self._log
+        chain = Chain(log.end, log.sequence, log.prev_crc, self.epoch)
+        pad, head_crc = build_pad(log.segment.salt_state, chain, self._durable.sequence, self.epoch)
+        # Crash before the pad: the next open finds the bound in tail.hint instead.
+        self._write(log.segment, pad, log.end, log.end + len(pad))
+        try:
+            self._files.truncate(log.segment.fd, log.end + len(pad))
+        except OSError as error:
+            self._poison_with(error)
+            self.check()
+        final = msgspec.structs.replace(
+            log,
+            end=log.end + len(pad),
+            prev_crc=head_crc,
+            record_offset=log.end,
+            records=log.records + 1,
+        )
+        self._log = final
+        self._writing = False
+        self._sync_once(whole_file=True)
+        self._closed = self._ended = True
+        return final
+
     def abandon(self) -> None:
         """No more writes from now on; nothing is written. Then `release`."""
         if self._flusher is not None:
@@ -1069,8 +1186,9 @@ class Writer:
     def release(self) -> None:
         """Close the descriptors, which frees the lock. Waits for a commit or sync under way.
 
-        After an interruption it can be called again, and goes on.
+        After an interruption it can be called again, and goes on. Raises ReentrantCall.
         """
+        self.check_entry()
         self._closed = self._ended = True
         if self._flusher is not None and not self._forked:
             self._flusher.abandon()
@@ -1106,7 +1224,8 @@ class Writer:
         self._forked = self._ended = True
         # Threads of the parent may have held these; they do not exist here.
         self._append_lock = threading.RLock()
-        self._sync_lock = threading.Lock()
+        self._sync_lock = threading.RLock()
+        self._is_changing = self._is_syncing = False
         self._group = GroupCommit(self.commit_together, self._sync_once)
         self._untold = Untold()
         self.teller = Teller()
@@ -1133,6 +1252,15 @@ def _stream_full(coordinate: Coordinate) -> EntityClockOverflow:
         "the entity's stream is full: no further event fits",
         entity=coordinate.entity,
         advice="continue under a new entity name",
+    )
+
+
+def _in_doubt(error: BatpakError) -> Indeterminate:
+    return Indeterminate(
+        f"a write was interrupted, and can't be looked at: {error.what}",
+        receipts=(),
+        cause=error,
+        advice="open the journal anew and look for the event before writing it again",
     )
 
 
