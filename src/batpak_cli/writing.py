@@ -197,6 +197,7 @@ def import_jsonl(
 
     \b
     Example:
+      batpak init journal
       echo '{"user": "alice", "did": "login"}' > app.jsonl
       batpak import jsonl journal app.jsonl --entity user --entity-field user
     """
@@ -299,6 +300,7 @@ def import_csv(
 
     \b
     Example:
+      batpak init journal
       printf 'user,score\\nalice,7\\n' > scores.csv
       batpak import csv journal scores.csv --entity-column user --types score:int
     """
