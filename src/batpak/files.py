@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,7 @@ __all__ = [
     "replace_file",
     "tell_not_closed",
     "write_all",
+    "write_new",
 ]
 
 logger = logging.getLogger("batpak.files")
@@ -290,6 +291,28 @@ def replace_file(files: Files, path: str, *data: bytes | bytearray) -> None:
     files.sync_directory(os.path.dirname(path))
 
 
+def write_new(
+    files: Files, path: str, data: bytes, mode: int = 0o644, *, sync_name: bool = False
+) -> None:
+    """Write a new file, synced, and its name too where asked for: whole, or none is there.
+
+    Raises OSError; FileExistsError where something stands there already.
+    """
+    fd = files.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    try:
+        with closing(files, fd):
+            write_all(files, fd, data, 0)
+            # Crash before this: a file of which anything may be missing.
+            files.sync_file(fd)
+        if sync_name:
+            files.sync_directory(os.path.dirname(path))
+    except BaseException:
+        # What is left of it would refuse the next try, and might pass for what it was to be.
+        with suppress(OSError):
+            files.unlink(path)
+        raise
+
+
 def read_small(files: Files, path: str, limit: int = MAX_SMALL_FILE) -> bytes:
     """The whole of a small file. Raises OSError; EFBIG beyond `limit` bytes."""
     with closing(files, files.open(path, os.O_RDONLY)) as fd:
@@ -312,7 +335,9 @@ def refusal(error: OSError, what: str, path: str) -> Unavailable:
     detail = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return NoSpace(
-            f"{what}: {detail}", file=path, advice="free some space; the journal is intact"
+            f"{what}: {detail}",
+            file=path,
+            advice="free some space, then try again; what was written before is intact",
         )
     if error.errno in (errno.ESPIPE, errno.ENXIO):
         return StorageFailed(

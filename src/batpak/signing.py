@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from blake3 import blake3
 
 from batpak.errors import KeyFileRefused
-from batpak.files import REAL, Files, closing, path_text, refusal, write_all
+from batpak.files import REAL, Files, closing, path_text, refusal, write_new
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -125,11 +125,7 @@ class SigningKey:
         data = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         name: str = os.path.abspath(path_text(path, "path"))
         try:
-            fd = files.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with closing(files, fd):
-                write_all(files, fd, data, 0)
-                files.sync_file(fd)
-            files.sync_directory(os.path.dirname(name))
+            write_new(files, name, data, 0o600, sync_name=True)
         except FileExistsError as error:
             raise _refused(
                 "there is a file already, and keys are never written over", name, "exists",

@@ -127,18 +127,20 @@ def _out_taken(out: str) -> InvalidInput:
 
 
 def _write(text: str, out: str | None) -> None:
-    """To a new file, or to standard output. Raises InvalidInput where there is a file already."""
+    """To a new file, whole or not at all, or to standard output.
+
+    Raises InvalidInput where there is a file already, StorageFailed, NoSpace.
+    """
     if out is None:
         streams.document(text)
         return
+    from batpak.files import REAL, refusal, write_new
+
     try:
-        with open(out, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        write_new(REAL, os.path.abspath(out), text.encode(), 0o666)
     except FileExistsError as error:
         raise _out_taken(out) from error
     except OSError as error:
-        from batpak.files import refusal
-
         raise refusal(error, "can't write the file", out) from error
 
 

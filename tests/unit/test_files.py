@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from batpak.errors import (
 from batpak.files import (
     MAX_SMALL_FILE,
     REAL,
+    Files,
     closing,
     filesystem_type,
     is_network_filesystem,
@@ -241,3 +243,32 @@ def test_a_pipe_is_no_key_no_keyring_and_no_small_file(tmp_path: Path) -> None:
         FileKeyring(ring.path)
     with pytest.raises(OSError, match="seek"):
         read_small(REAL, str(pipe))
+
+
+def _make_key(place: Path, files: Files) -> None:
+    SigningKey.generate().save(place, files=files)
+
+
+def _make_ring(place: Path, files: Files) -> None:
+    FileKeyring.create(place, files=files)
+
+
+def _make_master(place: Path, files: Files) -> None:
+    LocalProvider.create(place, files=files)
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "sync_file", "sync_directory"])
+@pytest.mark.parametrize("make", [_make_key, _make_ring, _make_master])
+def test_what_could_not_be_written_does_not_stand_in_the_way_of_the_next_try(
+    tmp_path: Path, make: Callable[[Path, Files], None], operation: str
+) -> None:
+    place = tmp_path / "new"
+    files = WatchedFiles()
+    for name in ("new", "keyring.json", tmp_path.name):
+        files.refused[operation, name] = OSError(errno.ENOSPC, "no room")
+    with pytest.raises(NoSpace) as caught:
+        make(place, files)
+    files.refused.clear()
+    make(place, files)
+    assert place.exists()
+    assert "try again" in caught.value.advice

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final, Protocol, Self, runtime_checkable
 
 from batpak.errors import BatpakError, KeyringFailed, KeyringRefused
-from batpak.files import REAL, Files, closing, path_text, refusal, write_all
+from batpak.files import REAL, Files, closing, path_text, refusal, write_new
 from batpak.keyring.files import MAX_KEPT, FileKeyring, check_outside_journals
 from batpak.keyring.policies import Policy
 
@@ -138,11 +138,7 @@ class LocalProvider:
         name: str = os.path.abspath(path_text(path, "path"))
         check_outside_journals(name, files)
         try:
-            fd = files.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with closing(files, fd):
-                write_all(files, fd, os.urandom(_MASTER_SIZE), 0)
-                files.sync_file(fd)
-            files.sync_directory(os.path.dirname(name))
+            write_new(files, name, os.urandom(_MASTER_SIZE), 0o600, sync_name=True)
         except FileExistsError as error:
             raise KeyringRefused(
                 "there is a file already, and keys are never written over",

@@ -32,6 +32,7 @@ from batpak.files import (
     refusal,
     wall_us,
     write_all,
+    write_new,
 )
 from batpak.journal.layout import Layout
 from batpak.keyring.policies import KeyringBase, Policy
@@ -126,9 +127,10 @@ class FileKeyring(KeyringBase):
                     "something is there already, and a keyring is never written over", name,
                     "exists", "name a new directory, or open what is there",
                 )  # fmt: skip
-            _write_private(files, os.path.join(name, _CONFIG), json.dumps(config).encode() + b"\n")
-            files.sync_directory(name)
+            # First the directory, which the next try takes as it is, while it is empty.
             files.sync_directory(os.path.dirname(name))
+            data = json.dumps(config).encode() + b"\n"
+            write_new(files, os.path.join(name, _CONFIG), data, 0o600, sync_name=True)
         except OSError as error:
             raise refusal(error, "can't make the keyring", name) from error
         return cls(name, files=files, **more)
@@ -217,7 +219,7 @@ class FileKeyring(KeyringBase):
         data = encode_key_file(key_id, self._closed(key, key_id), wall_us())
         try:
             # Crash from here on: a file that no label and no record names.
-            _write_private(self._files, path, data)
+            write_new(self._files, path, data, 0o600)
         except OSError as error:
             raise refusal(error, "can't keep a new key", path) from error
 
@@ -228,7 +230,7 @@ class FileKeyring(KeyringBase):
                 temporary = path + TEMPORARY_SUFFIX
                 with suppress(FileNotFoundError):
                     self._files.unlink(temporary)
-                _write_private(self._files, temporary, key_id.hex().encode())
+                write_new(self._files, temporary, key_id.hex().encode(), 0o600)
                 self._files.rename(temporary, path)
             # The names of key and label at once.
             self._files.sync_directory(self.path)
@@ -287,13 +289,6 @@ class FileKeyring(KeyringBase):
 
 
 _POLICIES: Final = frozenset(policy.value for policy in Policy)
-
-
-def _write_private(files: Files, path: str, data: bytes) -> None:
-    """Write a new file that only its owner may read, and sync it. Raises OSError."""
-    with closing(files, files.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)) as fd:
-        write_all(files, fd, data, 0)
-        files.sync_file(fd)
 
 
 def _refused(what: str, file: str, reason: str, advice: str) -> KeyringRefused:
