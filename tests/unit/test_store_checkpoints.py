@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -42,6 +43,7 @@ from tests.support.proofs import (
     published,
     say,
 )
+from tests.watched_files import WatchedFiles
 
 WITNESS_KEY = Key("example.net/witness", WITNESS.public_key, 4)
 
@@ -516,6 +518,20 @@ def test_a_damaged_note_is_set_aside_with_its_cosignatures_before_it_is_made_ane
         assert aside[0] == aside[1] != aside[2]
         assert store.verify().ok
         assert store.add_cosignatures(cosigned(made.note), [WITNESS_KEY]).note == kept.note
+
+
+def test_a_listing_that_fails_costs_no_cosignature(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    files = WatchedFiles()
+    with open_signed(path, files=files) as store:
+        say(store)
+        kept = store.add_cosignatures(cosigned(store.checkpoint().note), [WITNESS_KEY])
+        files.refuse("listdir", "checkpoints", errno.EIO)
+        assert store.checkpoint().note == kept.note
+        files.refused.clear()
+        assert store.stored_checkpoint().note == kept.note
+        assert store.verify().ok
+    assert not (path / "quarantine").exists()
 
 
 def test_a_broken_signature_of_the_log_is_healed_from_its_event(

@@ -261,8 +261,7 @@ class CheckpointMaker:
             if told is None or told.origin != self._origin or told.size > event.sequence:
                 continue
             if latest is None or told.size > latest.size:
-                self._publish(told)
-                latest = told
+                latest = self._published(told)
             elif told.size == latest.size:
                 latest = self._healed(latest, told)
         return latest
@@ -279,6 +278,20 @@ class CheckpointMaker:
             if stored.origin == self._origin:
                 return stored
         return None
+
+    def _published(self, told: StoredCheckpoint) -> StoredCheckpoint:
+        """The note that an event tells of, as it stands or else as the event has it.
+
+        One that stands may have cosignatures, and be no news but to a listing that failed.
+        """
+        try:
+            stored = load_checkpoint(
+                self._files, self._layout, self._origin, told.size, self._shared
+            )
+        except (NotCheckpointed, Damaged):
+            self._publish(told)
+            return told
+        return self._healed(stored, told)
 
     def _healed(self, stored: StoredCheckpoint, told: StoredCheckpoint) -> StoredCheckpoint:
         """The stored checkpoint with the log's signature that its event has.
