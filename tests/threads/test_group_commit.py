@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from batpak import Durability, Store
+from batpak.config import Every
 from batpak.journal.background import opened
 from batpak.journal.group import GroupCommit, Request
+from tests.support.faulty_files import UnsyncedFiles
+from tests.support.interrupting import Interrupted
+from tests.support.trial import MINE, NOTE, Helper
 
 HANG = 30
 """Seconds that bound a hang; nothing is measured by them."""
@@ -63,3 +72,21 @@ def test_a_waiter_that_leaves_while_others_are_lined_up_behind_it_strands_none()
     assert [thread.is_alive() for thread in threads] == [False] * 5
     assert len(syncs) == 2
     assert leaving.has_left
+
+
+@pytest.mark.parametrize("mode", [Durability.SYNC, Every(ms=3_600_000, events=1)])
+def test_what_a_close_has_made_durable_is_no_failure_of_the_append(
+    tmp_path: Path, mode: Any
+) -> None:
+    """Another thread closes between the append's write and its sync."""
+    store = Store.open(tmp_path / "journal", durability=mode, files=UnsyncedFiles())
+
+    def closed(how: str, name: str) -> None:
+        if name == "Writer._sync_once" and not store._writer.is_closed:
+            Helper(store.close).end("the close")
+
+    with Interrupted(watch=closed):
+        receipt = store.append(MINE, 1, kind=NOTE)
+    assert receipt.durable
+    with Store.open(tmp_path / "journal") as again:
+        assert again.get(receipt.event_id).payload == 1

@@ -1037,7 +1037,7 @@ class Writer:
             self.tell()
         if not is_done:
             return self._durable.sequence >= bound
-        if request.error is not None:
+        if request.error is not None and self._durable.sequence < bound:
             self.check()
             raise request.error
         return True
@@ -1049,11 +1049,13 @@ class Writer:
                 raise reentered()
             self._is_syncing = True
             try:
+                log = self._log
+                if log.sequence <= self._durable.sequence and not whole_file:
+                    # Also when a close has done it, and the store is closed by now.
+                    return
                 if self._ended:
                     self.check()
-                log = self._log
-                if log.sequence > self._durable.sequence or whole_file:
-                    self._sync(log, whole_file=whole_file)
+                self._sync(log, whole_file=whole_file)
             finally:
                 self._is_syncing = False
 
