@@ -122,13 +122,31 @@ class BatpakError(Exception):
         return names - {"code", "retryable", "exit_code"}
 
     def __str__(self) -> str:
-        where = ", ".join(f"{k}={v}" for k, v in self.facts.items() if v is not None)
+        where = ", ".join(f"{k}={_shown(v)}" for k, v in self.facts.items() if v is not None)
         text = f"{self.what} ({where})" if where else self.what
-        return f"{text}; {self.advice}" if self.advice else text
+        text = f"{text}; {self.advice}" if self.advice else text
+        # A lone surrogate, say of a name that was refused for it, can't be printed.
+        return text.encode("utf-8", "backslashreplace").decode()
 
     def __reduce__(self) -> tuple[Any, ...]:
         facts = {name: _portable(value) for name, value in self.facts.items()}
         return (_rebuild, (type(self), self.what, self.advice, facts))
+
+
+_MOST_SHOWN = 500
+"""Characters of a fact in an error's text; the fact itself is whole."""
+
+
+def _shown(value: Any) -> str:
+    """A fact as text, whatever it is: it may be the very value that was refused."""
+    try:
+        # Bytes have no text of their own: under `python -bb` asking for it raises.
+        text = repr(value) if isinstance(value, (bytes, bytearray)) else str(value)
+    except Exception:  # noqa: BLE001  # a value of the program's own may raise anything
+        return f"<{type(value).__name__} that can't be shown>"
+    if len(text) > _MOST_SHOWN:
+        return f"{text[:_MOST_SHOWN]}… ({len(text)} characters)"
+    return text
 
 
 def _portable(value: Any) -> Any:
@@ -138,8 +156,13 @@ def _portable(value: Any) -> Any:
     try:
         pickle.loads(pickle.dumps(value))
     except Exception:  # noqa: BLE001  # a value of the program's own may raise anything
+        pass
+    else:
+        return value
+    try:
         return repr(value)
-    return value
+    except Exception:  # noqa: BLE001  # as above
+        return _shown(value)
 
 
 def _rebuild(cls: type[BatpakError], what: str, advice: str, facts: dict[str, Any]) -> BatpakError:

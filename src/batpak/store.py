@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 from batpak import canonical, payloads
 from batpak.config import Durability, Keyring, StoreConfig, Watermark
 from batpak.coordinate import Coordinate, Region
-from batpak.engine.appending import Appender, OnReplay, check_on_replay, check_timeout, check_wait
+from batpak.engine.appending import (
+    RAISE,
+    Appender,
+    OnReplay,
+    check_on_replay,
+    check_timeout,
+    check_wait,
+)
 from batpak.engine.checkpoints import CheckpointMaker, StoredCheckpoint
 from batpak.engine.compacting import CompactionPlan, CompactionReport, Rewrite, rewrite
 from batpak.engine.conditions import Guard, check_conditions, guard_of
@@ -410,7 +417,7 @@ class Store(Reading):
             _check_asked(None, unless, on_replay, wait, timeout)
             self._ask_gates(gates, event)
         if (
-            unless is not None or wait is not None or timeout is not None or on_replay != "raise"
+            unless is not None or wait is not None or timeout is not None or on_replay is not RAISE
             or (key is not None and not self._keys_ready)
         ):  # fmt: skip
             return self._append((event,), None, unless, durable, on_replay, wait, timeout)[0]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from batpak import AppendReceipt, Coordinate, EventKind, Store, errors
+from batpak import AppendReceipt, Coordinate, Denial, EventKind, Item, Store, errors
 from batpak.errors import (
     BatpakError,
     Conflict,
@@ -320,3 +322,86 @@ def test_the_mapping_from_the_rust_system_names_classes_that_exist() -> None:
     for row in rows:
         for name in re.findall(r"`([A-Z]\w+)`", row[1]):
             assert name in errors.__all__, row
+
+
+# --- odd values --------------------------------------------------------------------
+
+
+class Shy:
+    """Can't be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not me")
+
+    def __or__(self, other: object) -> Shy:
+        raise RuntimeError("nor that")
+
+    __ror__ = __or__
+
+
+class Wide:
+    """Is neither true nor false, as an array of several."""
+
+    def __or__(self, other: object) -> Wide:
+        return self
+
+    __ror__ = __or__
+
+    def __eq__(self, other: object) -> Wide:  # type: ignore[override]  # as an array does
+        return self
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "more digits than Python shows": {"lane": 10**5000},
+    "what has no repr": {"lane": Shy()},
+    "bytes": {"key": b"short"},
+    "a megabyte": {"key": b"x" * 10**6},
+    "empty sets": {"lane": set(), "depth": set(), "flags": set()},
+    "what is neither true nor false": {"flags": Wide()},
+    "an answer that is neither": {"on_replay": Wide()},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_argument_is_refused_with_a_text_that_can_be_shown(tmp_path: Path, odd: str) -> None:
+    with Store.open(tmp_path / "journal") as store:
+        before = len(store)
+        with pytest.raises(InvalidInput) as raised:
+            store.append(HERE, 1, kind=NOTE, **ODD[odd])
+        assert len(store) == before
+    text = str(raised.value)
+    assert text.encode()
+    assert len(text) < 1000
+    assert str(pickle.loads(pickle.dumps(raised.value)))
+
+
+def test_a_name_that_has_no_utf_8_form_stands_in_a_text_that_has_one(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "journal") as store, pytest.raises(BatpakError) as raised:
+        store.append_many([Item(HERE, 1, kind=NOTE)], expect={"\ud800": 1})
+    assert "\\ud800" in str(raised.value).encode().decode()
+
+
+def test_a_text_of_bytes_needs_no_text_of_theirs() -> None:
+    call = "from batpak.errors import KeyInvalid; print(KeyInvalid('no', value=b'short'))"
+    done = subprocess.run(
+        [sys.executable, "-bb", "-c", call], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "no (value=b'short')\n"
+
+
+def test_a_denial_s_number_may_not_have_more_digits_than_can_be_written() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        Denial("g", "m", context={"a": 10**5000})
+    assert raised.value.field == "context"
+
+
+def test_a_fence_names_what_is_no_list_of_items(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "journal") as store, store.fence() as fence:
+        with pytest.raises(InvalidInput) as raised:
+            fence.append_many(cast("Any", True))
+        assert raised.value.field == "items"

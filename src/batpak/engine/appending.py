@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 from uuid import UUID
 
 from batpak.config import Durability, Watermark
@@ -35,6 +35,7 @@ from batpak.kinds import SYSTEM_DENIAL
 from batpak.receipt import AppendReceipt, DenialReceipt
 
 __all__ = [
+    "RAISE",
     "Appender",
     "OnReplay",
     "check_on_replay",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 OnReplay = Literal["raise", "return"]
+RAISE: Final = "raise"
+"""To compare by identity: another equal text is judged at length, as anything else."""
 
 
 class Appender:
@@ -335,7 +338,7 @@ def _committed_of(found: Event | EventSummary) -> Committed:
 
 def check_on_replay(on_replay: object) -> None:
     """Raises InvalidInput unless this is an OnReplay."""
-    if on_replay not in ("raise", "return"):
+    if not isinstance(on_replay, str) or on_replay not in ("raise", "return"):
         raise InvalidInput(
             'on_replay is "raise" or "return"',
             field="on_replay",

@@ -50,13 +50,26 @@ from batpak.journal.commits import Prepared
 from batpak.kinds import DATA, SYSTEM_DENIAL, EventKind
 from batpak.receipt import encode_extensions
 
-__all__ = ["Preparer", "check_unique_keys", "expected_clock"]
+__all__ = ["Preparer", "check_unique_keys", "expected_clock", "iterated"]
 
 _CODECS = {"plain": CODEC_PLAIN, "salted": CODEC_SALTED, "encrypted": CODEC_ENCRYPTED}
 _U32_MAX = 0xFFFFFFFF
 _CALLER_FLAGS = 0xFF
 _RESERVED_ENTITY = RESERVED_ENTITY_PREFIX.encode()
 _binding_of = payloads.lookup_type
+
+
+def iterated(items: Iterable[Item]) -> Iterator[Item]:
+    """The items of one commit, one by one. Raises InvalidInput where they are none."""
+    try:
+        return iter(items)
+    except TypeError as error:
+        raise InvalidInput(
+            "the items of a commit are an iterable of Items, such as a list",
+            field="items",
+            value=type(items).__name__,
+            advice="write append_many([Item(…), Item(…)])",
+        ) from error
 
 
 class Preparer:
@@ -79,15 +92,7 @@ class Preparer:
 
     def batch(self, items: Iterable[Item]) -> list[Item]:
         """What a caller gives as the items of one commit. Raises InvalidInput, BatchTooLarge."""
-        try:
-            given = iter(items)
-        except TypeError as error:
-            raise InvalidInput(
-                "the items of a commit are an iterable of Items, such as a list",
-                field="items",
-                value=type(items).__name__,
-                advice="write append_many([Item(…), Item(…)])",
-            ) from error
+        given = iterated(items)
         # One more than there may be, for what never ends.
         batch = list(islice(given, self._batch_max + 1))
         if not batch:
@@ -193,9 +198,10 @@ class Preparer:
             )
         try:
             labelled = lane | depth | flags
-        except TypeError:
+        except Exception:  # noqa: BLE001  # such as of arrays that don't go together
             labelled = -1
-        if labelled:
+        # By identity: what is false may be something else, such as an empty set.
+        if labelled is not _NO_LABELS:
             _check_labels(lane, depth, flags)
         if self._salted:
             data = (next(self._salts, None) or self._new_salts()) + data
@@ -473,6 +479,9 @@ def _reference(field: str, value: Id | Prior, index: int) -> bytes | int:
             "EventId.parse one of its text",
         )
     return value.bytes
+
+
+_NO_LABELS = 0
 
 
 def _check_labels(lane: int, depth: int, flags: int) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from batpak.coordinate import Coordinate
-from batpak.engine.preparing import Preparer, check_unique_keys
+from batpak.engine.preparing import Preparer, check_unique_keys, iterated
 from batpak.engine.tickets import Ticket, told_of_callback
 from batpak.errors import (
     BatpakError,
@@ -186,7 +186,7 @@ class Fence:
         `items`; those before it are staged.
         """
         tickets: list[Future[AppendReceipt]] = []
-        for index, item in enumerate(items):
+        for index, item in enumerate(iterated(items)):
             try:
                 tickets.append(self._add(item))
             except InvalidInput as error:

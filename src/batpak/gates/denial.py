@@ -83,7 +83,15 @@ def _pairs(context: Context) -> tuple[tuple[str, str], ...]:
 
 def _shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(int(value))
+        try:
+            return str(int(value))
+        except ValueError as error:
+            raise InvalidInput(
+                "a number in the context of a denial has too many digits",
+                field="context",
+                value=value,
+                advice="give it as a text, such as hex(number)",
+            ) from error
     return check_text("context", value)
 
 
