@@ -33,7 +33,7 @@ from tests.support.trial import PATIENCE
 
 _LOCKING = (
     "batpak.journal.group", "batpak.journal.background", "batpak.journal.writer",
-    "batpak.journal.flushing",
+    "batpak.journal.flushing", "batpak.journal.telling",
     "batpak.journal.reading", "batpak.engine.submission", "batpak.engine.staging",
     "batpak.engine.sealing", "batpak.engine.reading", "batpak.engine.following",
     "batpak.engine.keys", "batpak.engine.checkpoints", "batpak.engine.tree",

@@ -294,7 +294,10 @@ class Writer:
                 self._is_changing = True
                 log = self._log
                 try:
-                    return self._commit_locked(events, request, guard)
+                    committed = self._commit_locked(events, request, guard)
+                    # Nobody asks any more: the events, which may be large, are let go.
+                    self._in_flight = ()
+                    return committed
                 except ReentrantCall as error:
                     raise self._cut(log, request.committed, error) from error
                 finally:

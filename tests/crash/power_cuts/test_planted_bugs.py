@@ -301,7 +301,7 @@ def note_before_its_event(patch: pytest.MonkeyPatch) -> None:
     """A checkpoint's note is published before the event that tells of it is durable."""
     publish, make = CheckpointMaker._publish, CheckpointMaker.make
 
-    def early_make(self: CheckpointMaker, key: Any) -> StoredCheckpoint:
+    def early_make(self: CheckpointMaker, *arguments: Any) -> StoredCheckpoint:
         held: list[Any] = []
         append = self._append
 
@@ -313,7 +313,7 @@ def note_before_its_event(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(self, "_append", held.append)
         patch.setattr(self, "_publish", late)
         try:
-            return make(self, key)
+            return make(self, *arguments)
         finally:
             self._append, self._publish = append, publish.__get__(self)
 
