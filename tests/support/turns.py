@@ -316,7 +316,10 @@ def _start_new_thread(function: Callable[..., Any], arguments: tuple[Any, ...]) 
     ident = threading._start_new_thread(function, arguments)  # type: ignore[attr-defined]  # not public, but the real one
     if turns is not None and turns._is_active:
         with turns._change:
-            assert turns._change.wait_for(lambda: len(turns._actors) > before, PATIENCE)
+            # Or the race has ended meanwhile, and nobody takes turns any more.
+            assert turns._change.wait_for(
+                lambda: len(turns._actors) > before or not turns._is_active, PATIENCE
+            )
     return ident
 
 
