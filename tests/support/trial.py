@@ -91,6 +91,8 @@ class Trial:
         """Acknowledged to helpers."""
         self.tickets: list[Future[Any]] = []
         """Futures that somebody waits for."""
+        self.queued: set[int] = set()
+        """Numbers whose future says what became of them, and nobody else."""
         self.kept: Fence | None = None
         self.reader: ReadOnlyStore | None = None
         self.further: list[Callable[[Store], None]] = []
