@@ -12,12 +12,17 @@ from typing import Any, Final
 
 from benchmarks.contenders import LABELS
 from benchmarks.runner import Outcome, Series
+from benchmarks.work import TURN
 
 HEADINGS: Final = ("Work", "Unit", "batpak", "Peers", "Ratio", "Budget", "Met")
 NOTES: Final = (
     "Cells: median (least – greatest) over the rounds. Ratio: how many times better than the "
     "peer named, median over the rounds. Each measurement ran in a process of its own, "
     "contenders in turns. Append rates leave out opening and closing; closing times: {closing}."
+)
+TOGETHER_NOTES: Final = (
+    "In {names} the two sides differ in an argument: they shared a process, in turns of "
+    f"{TURN} events."
 )
 RUST_NOTES: Final = (
     "Rust: the published Rust batpak, rounds: {rounds}. It answers a single append before its "
@@ -114,14 +119,19 @@ def notes(outcomes: Sequence[Outcome]) -> str:
         if (times := [seen["close_ms"] for seen in series.details if "close_ms" in seen])
         and not series.failure
     ]
-    told = NOTES.format(closing=", ".join(closing) or "none")
+    told = [NOTES.format(closing=", ".join(closing) or "none")]
+    shared = [outcome.scenario.name for outcome in outcomes if outcome.scenario.together]
+    if shared:
+        told.append(TOGETHER_NOTES.format(names=", ".join(shared)))
     rounds = {
         len(series.values)
         for outcome in outcomes
         for series in outcome.series
         if series.title.startswith(LABELS["rust"]) and series.values and not outcome.scenario.once
     }
-    return f"{told} {RUST_NOTES.format(rounds=max(rounds))}" if rounds else told
+    if rounds:
+        told.append(RUST_NOTES.format(rounds=max(rounds)))
+    return " ".join(told)
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[str]:

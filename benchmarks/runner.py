@@ -126,8 +126,11 @@ class Runner:
             places = [place for place in turn if not series[place].failure]
             if number > wanted[0] and places == [0]:
                 break  # the rival whose company it kept gives no figures
-            for place in places:
-                self._measure(scenario, scenario.contenders[place], events, series[place])
+            if not scenario.together:
+                for place in places:
+                    self._measure(scenario, scenario.contenders[place], events, series[place])
+            elif places:
+                self._measure_both(scenario, events, series)
             figures = ", ".join(
                 f"{series[place].title} {series[place].values[-1]:,.6g}"
                 for place in sorted(places)
@@ -136,8 +139,21 @@ class Runner:
             self.say(f"{scenario.name} {number}: {figures} {scenario.unit}")
         return outcome
 
+    def _measure_both(self, scenario: Scenario, events: int, series: list[Series]) -> None:
+        ours, rival = series
+        self._measure(
+            scenario, scenario.contenders[0], events, ours, rival=scenario.contenders[1].name
+        )
+        rival.failure = ours.failure
+        rival.values = [seen["rival"] for seen in ours.details if not ours.failure]
+
     def _measure(
-        self, scenario: Scenario, contender: Contender, events: int, series: Series
+        self,
+        scenario: Scenario,
+        contender: Contender,
+        events: int,
+        series: Series,
+        rival: str = "",
     ) -> None:
         try:
             self._present(contender.name, series)
@@ -155,6 +171,7 @@ class Runner:
                         durable=scenario.durable,
                         threads=contender.threads,
                         batch=scenario.batch,
+                        rival=rival,
                     )
                 )
             finally:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from benchmarks.data import BATCH, Measurement, measurement, measurements, recor
 
 GETS: Final = 20_000
 """Most random reads in one measurement."""
+TURN: Final = 500
+"""Events that one of two takes before the other has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Job:
     durable: bool = False
     threads: int = 1
     batch: int = 0
+    rival: str = ""
+    """The contender that takes turns with this one, in the same process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,50 @@ def _in_threads(log: Log, prepared: Sequence[Any], job: Job) -> float:
     if failures:
         raise failures[0]
     return seconds
+
+
+def append_in_turns(job: Job) -> Measured:
+    """As `append`, TURN events at a time, in turns with `job.rival`; its rate is "rival".
+
+    A machine whose speed changes from one second to the next slows both alike.
+    """
+    events = measurements(job.events)
+    sides = [_Side(name, Path(job.directory, name), job) for name in (job.contender, job.rival)]
+    for side in sides:
+        side.directory.mkdir()
+        _warm_up(side.job, side.log_class)
+        side.begin(events)
+    _settle()
+    for start in range(0, job.events, TURN):
+        for side in sides:
+            side.take(start, start + TURN)
+        sides.reverse()  # so that neither always follows the other
+    for side in sides:
+        side.log.check_settings()
+        side.log.close()
+        _check_log(side.job, side.log_class)
+    rates = {side.job.contender: job.events / side.seconds for side in sides}
+    return Measured(rates[job.contender], {"rival": rates[job.rival]})
+
+
+class _Side:
+    """One of two that append in turns, and the seconds that its turns took."""
+
+    def __init__(self, contender: str, directory: Path, job: Job) -> None:
+        self.directory = directory
+        self.job = replace(job, contender=contender, directory=str(directory))
+        self.log_class = load(contender)
+        self.seconds = 0.0
+
+    def begin(self, events: Sequence[Measurement]) -> None:
+        self.log = self.log_class(self.directory, durable=self.job.durable)
+        self.prepared = self.log.prepare(events)
+
+    def take(self, start: int, end: int) -> None:
+        share = self.prepared[start:end]
+        began = time.perf_counter()
+        self.log.append_all(share)
+        self.seconds += time.perf_counter() - began
 
 
 def get(job: Job) -> Measured:
@@ -208,7 +256,18 @@ def fixture(job: Job) -> Measured:
 
 WORKS: Final[dict[str, Callable[[Job], Measured]]] = {
     work.__name__: work
-    for work in (append, get, scan, verify, open_log, disk, disk_with_index, import_time, fixture)
+    for work in (
+        append,
+        append_in_turns,
+        get,
+        scan,
+        verify,
+        open_log,
+        disk,
+        disk_with_index,
+        import_time,
+        fixture,
+    )
 }
 
 

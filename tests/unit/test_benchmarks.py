@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import growth, report, rust
-from benchmarks.plan import SCENARIOS, turns
+from benchmarks.plan import SCENARIOS, Contender, turns
 from benchmarks.runner import Outcome, Runner, Series
 from benchmarks.work import Job, Measured
 
@@ -92,6 +93,34 @@ def test_a_run_with_an_absent_rival_measures_the_others(tmp_path: Path) -> None:
     assert [bool(series.values) for series in found.series if series.absent] == [False]
     assert found.series[0].values
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_ways_of_batpak_are_measured_in_turns_of_one_process(tmp_path: Path) -> None:
+    scenario = next(one for one in SCENARIOS if one.name == "append-keyed")
+    assert scenario.together
+    runner = Runner(tmp_path, 1_100, 2, lambda _: None, rust.Peer())
+    try:
+        found = runner.run(scenario)
+    finally:
+        runner.close()
+    ours, rival = found.series
+    assert (ours.failure, rival.failure) == ("", "")
+    assert len(ours.values) == len(rival.values) == 2
+    assert len(found.ratios(rival)) == 2
+    assert set(ours.values).isdisjoint(rival.values)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_in_turns_leaves_no_figure_on_either_side(tmp_path: Path) -> None:
+    keyed = next(one for one in SCENARIOS if one.name == "append-keyed")
+    scenario = replace(keyed, contenders=(keyed.contenders[0], Contender("nobody", label="none")))
+    runner = Runner(tmp_path, 200, 2, lambda _: None, rust.Peer())
+    try:
+        found = runner.run(scenario)
+    finally:
+        runner.close()
+    assert [(one.failure, one.values) for one in found.series] == [("KeyError: 'nobody'", [])] * 2
+    assert found.met() is None
 
 
 def test_growth_shows_each_cost_with_its_ratio_to_the_first_size() -> None:
