@@ -6,12 +6,15 @@ Nothing is timed; waits of zero seconds are the only ones.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from batpak.journal import group
 from batpak.journal.group import GroupCommit, Request
 from tests.watched_files import WAIT
 
@@ -64,11 +67,16 @@ class Disk:
 
 def until_waiting(disk: Disk, count: int) -> None:
     """Return once so many requests wait beside those that are worked on."""
+    until(lambda: disk.group.waiting == count)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Return once it is so; other threads bring it about."""
     for _ in range(10_000_000):
-        if disk.group.waiting == count:
+        if is_so():
             return
         threading.Event().wait(0)
-    raise AssertionError("the threads never came to wait")
+    raise AssertionError("it never came about")
 
 
 def held(disk: Disk, pool: ThreadPoolExecutor, *events: str) -> Future[Request]:
@@ -221,6 +229,27 @@ def test_what_an_interrupted_leader_wrote_for_others_is_not_written_again() -> N
         assert end is not None or future.result().error is None
     assert disk.rounds == [1, 3, 2]
     assert disk.written == disk.durable == 4
+    assert idle(disk)
+
+
+def test_whoever_completes_the_crowd_ends_the_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried = SimpleNamespace(monotonic=itertools.count(0.0, 4 * WAIT).__next__)
+    monkeypatch.setattr(group, "time", hurried)
+    disk = Disk()
+    with ThreadPoolExecutor(3) as pool:
+        leader = held(disk, pool, "first")
+        two = [pool.submit(disk.run, name) for name in ("a", "b")]
+        until_waiting(disk, 2)
+        disk.go.set()
+        for future in (leader, *two):
+            future.result(WAIT)
+        # That round took very long, as clocks go: the next one may wait for the other thread.
+        third = pool.submit(disk.run, "c")
+        until(lambda: disk.group._gathering is not None)
+        fourth = pool.submit(disk.run, "d")
+        assert third.result(WAIT).is_done
+        assert fourth.result(WAIT).is_done
+    assert disk.rounds == [1, 2, 2]
     assert idle(disk)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -23,6 +24,7 @@ from batpak.errors import KeyringFailed, KeyringRefused, NoSpace, StorageFailed
 from batpak.keyring import EnvelopeKeyring, FileKeyring, LocalProvider, Policy, SystemKeyring
 from batpak.keyring.files import decode_key_file, encode_key_file
 from tests.support.faulty_files import DISK, FullDisk
+from tests.watched_files import WatchedFiles
 
 KIND = EventKind(0xF, 1)
 HERE = Coordinate("user:1", "room")
@@ -234,6 +236,23 @@ def test_a_full_disk_makes_no_key(tmp_path: Path) -> None:
             store.append(HERE, 1, kind=KIND)
         assert len(store) == 1
         disk.room = None
+        assert store.at(store.append(HERE, 1, kind=KIND).sequence).value == 1
+
+
+@pytest.mark.parametrize("operation", ["rename", "sync_directory"])
+def test_a_key_that_gets_no_name_is_told_and_encrypts_nothing(
+    tmp_path: Path, operation: str
+) -> None:
+    FileKeyring.create(tmp_path / "keys", files=DISK)
+    disk = WatchedFiles()
+    ring = FileKeyring(tmp_path / "keys", files=disk)
+    disk.refuse(operation, "*", errno.EIO)
+    with Store.open(tmp_path / "journal", codec="encrypted", keyring=ring, files=DISK) as store:
+        with pytest.raises(StorageFailed, match="can't keep a new key") as caught:
+            store.append(HERE, 1, kind=KIND)
+        assert caught.value.file == ring.path
+        assert len(store) == 1
+        disk.refused.clear()
         assert store.at(store.append(HERE, 1, kind=KIND).sequence).value == 1
 
 

@@ -609,6 +609,27 @@ def test_a_payload_that_had_rotted_is_no_obstacle_and_stays_a_finding(
     assert [(f.code, f.sequence) for f in store.verify("full").findings] == [("content-hash", 2)]
 
 
+def test_a_rotted_record_that_was_thinned_before_stays_as_it_is(path: Path) -> None:
+    """Whether its table or a payload rotted is not known: nothing is cut by such a table."""
+    with Store.open(path, files=DISK, **SMALL) as store:
+        batch = [Item(Coordinate("player:1", "room"), {"n": n}, kind=KIND) for n in range(3)]
+        first, second, third = store.append_many(batch)
+        fill(store)
+        store.erase(first.sequence, reason="request 1")
+        assert store.compact().outcome == "performed"
+        segment = path / "segments" / f"{0:020}.seg"
+        envelope = store.at(third.sequence).envelope
+        assert envelope is not None
+        rotten = segment.read_bytes().replace(envelope, bytes(len(envelope)))
+        segment.write_bytes(rotten)
+        store.erase(second.sequence, reason="request 2")
+        report = store.compact()
+        assert report.outcome == "failed"
+        assert report.reason is not None
+        assert segment.name in report.reason
+        assert segment.read_bytes() == rotten
+
+
 def test_compaction_refuses_when_the_lock_is_somebody_elses(store: Store, path: Path) -> None:
     store.erase(1, reason="request 1")
     first = path / "segments" / f"{0:020}.seg"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -212,9 +213,11 @@ def test_the_greatest_epoch_is_the_last_one(tmp_path: Path) -> None:
 # --- what goes on failing ------------------------------------------------------------------------
 
 
-def rotating(path: Path, files: WatchedFiles) -> Store:
+def rotating(path: Path, files: WatchedFiles, **options: Any) -> Store:
     """A store whose next append rotates."""
-    store = Store.open(path, files=files, segment_max_bytes=4096, durability=Durability.OS)
+    store = Store.open(
+        path, files=files, segment_max_bytes=4096, durability=Durability.OS, **options
+    )
     while store.stats().segment_bytes < 4096:
         store.append(ALICE, len(store), kind=NOTE)
     return store
@@ -482,6 +485,24 @@ def test_a_rotation_interrupted_before_its_name_stood_leaves_nothing(tmp_path: P
     store.close()
 
 
+def test_where_the_newest_segment_is_empty_time_goes_on_from_the_one_before(
+    tmp_path: Path,
+) -> None:
+    ahead, behind = 2_000_000_000_000_000, 1_000_000_000_000_000
+    files = Interrupting("rename")
+    store = rotating(tmp_path / "j", files, clock=lambda: ahead)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, 0, kind=NOTE)
+    last = store.at(len(store) - 1)
+    shutil.copytree(tmp_path / "j", tmp_path / "killed")
+    store.close()
+    with Store.open(tmp_path / "killed", clock=lambda: behind) as opened:
+        assert len(os.listdir(tmp_path / "killed" / "segments")) >= 2
+        first = opened.at(last.sequence + 1)
+        assert first.hlc > last.hlc
+
+
 def test_what_was_resolved_is_not_looked_at_again(tmp_path: Path) -> None:
     files = Interrupting("pwrite")
     store = Store.open(tmp_path, files=files, durability=Durability.OS)
@@ -521,6 +542,24 @@ def test_where_a_refused_write_was_undone_nothing_is_looked_at(tmp_path: Path) -
         before = files.count("pread", ".seg")
         store.append(ALICE, 1, kind=NOTE)
         assert files.count("pread", ".seg") == before
+
+
+def test_what_a_torn_write_left_is_cut_off_before_anybody_writes(tmp_path: Path) -> None:
+    class Torn(Interrupting):
+        def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+            return super().pwrite(fd, data[: len(data) // 2] if self.armed else data, offset)
+
+    files = Torn("pwrite")
+    store = Store.open(tmp_path, files=files, durability=Durability.OS, preallocate=0)
+    size = os.path.getsize(tmp_path / "segments" / FIRST)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, "long" * 100, kind=NOTE)
+    assert os.path.getsize(tmp_path / "segments" / FIRST) > size
+    with pytest.raises(ExpectationFailed):
+        store.append(ALICE, 1, kind=NOTE, expect=7)
+    assert os.path.getsize(tmp_path / "segments" / FIRST) == size
+    store.close()
 
 
 def test_a_torn_write_that_was_cut_is_not_looked_at_again(tmp_path: Path) -> None:
