@@ -516,13 +516,17 @@ def test_ctrl_c_at_any_point_of_an_operation(name: str, tmp_path: Path) -> None:
     done = 0
     for turn, target in enumerate(targets):
         try:
-            done += len(tried(scenario, tmp_path / str(turn), target).points)
+            met = tried(scenario, tmp_path / str(turn), target)
+            if not met.points:
+                # Another thread took over a part of the work, such as a sealed segment's index.
+                met = tried(scenario, tmp_path / f"{turn}b", (chance.randrange(met.count),))
+            done += len(met.points)
         except AssertionError as error:
             failures.append(error)
     print(f"{name}: {done} interruptions in {len(targets)} runs, at {count} points")
     if failures:
         raise ExceptionGroup(f"{len(failures)} of {len(targets)} runs", failures)
-    # Threads make the number of points vary a little; a run that meets none proves nothing.
+    # Threads make the number of points vary; a run that meets none proves nothing.
     assert done >= len(targets) * 0.9
 
 
