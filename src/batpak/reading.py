@@ -24,7 +24,7 @@ from batpak.engine.compacting import CompactionPlan, plan_compaction
 from batpak.engine.erasing import ErasureReport, plan_erasure
 from batpak.engine.history import Place
 from batpak.engine.keys import KeyLedger, KeySpan
-from batpak.engine.progress import Meter, check_progress
+from batpak.engine.progress import Meter
 from batpak.engine.proving import MAX_RANGE, ConsistencyProof, Prover, check_length
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Finding, OpenReport, VerifyReport
@@ -367,20 +367,22 @@ class Reading:
         """
         if level not in ("chain", "full"):
             raise InvalidInput('a level of verify is "chain" or "full"', field="level", value=level)
-        check_progress(progress)
+        meter = Meter(progress)
         trusted = _note_keys(keys)
         # Brings NumPy, which few processes need.
         from batpak.engine.verify import verify_journal
 
-        return verify_journal(
-            self._files,
-            self._layout,
-            self._identity,
-            self._reader,
-            self._verify_bound,
-            level,
-            progress,
-            trusted,
+        return meter.run(
+            lambda: verify_journal(
+                self._files,
+                self._layout,
+                self._identity,
+                self._reader,
+                self._verify_bound,
+                level,
+                meter.step,
+                trusted,
+            )
         )
 
     def _verify_bound(self, checkpointed: int) -> int:
@@ -759,9 +761,12 @@ class Reading:
         """
         from batpak.engine.snapshot import take_snapshot
 
-        return take_snapshot(
-            self._files, self._layout, self._identity, path_text(destination, "destination"),
-            self._settle, self._compacting(), progress,
+        meter, path = Meter(progress), path_text(destination, "destination")
+        return meter.run(
+            lambda: take_snapshot(
+                self._files, self._layout, self._identity, path, self._settle,
+                self._compacting(), meter.step,
+            )
         )  # fmt: skip
 
     def fork(
@@ -779,9 +784,12 @@ class Reading:
         """
         from batpak.engine.forking import fork_journal
 
-        return fork_journal(
-            self._files, self._layout, self._identity, path_text(destination, "destination"),
-            self._settle, self._compacting(), origin=origin, progress=progress,
+        meter, path = Meter(progress), path_text(destination, "destination")
+        return meter.run(
+            lambda: fork_journal(
+                self._files, self._layout, self._identity, path, self._settle,
+                self._compacting(), origin=origin, progress=meter.step,
+            )
         )  # fmt: skip
 
     def _settle(self) -> Place:

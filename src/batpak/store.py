@@ -364,10 +364,13 @@ class Store(Reading):
         """
         from batpak.engine.restoring import restore_snapshot
 
-        return restore_snapshot(
-            files or REAL, path_text(snapshot, "snapshot"),
-            path_text(destination, "destination"), resume=resume, origin=origin, progress=progress,
-        )  # fmt: skip
+        meter, source = Meter(progress), path_text(snapshot, "snapshot")
+        path = path_text(destination, "destination")
+        return meter.run(
+            lambda: restore_snapshot(
+                files or REAL, source, path, resume=resume, origin=origin, progress=meter.step
+            )
+        )
 
     # --- writing -------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from batpak.engine.building import building, publish, sync_tree
 from batpak.engine.checkpoints import checkpoints_of
 from batpak.engine.history import Copies, Place, copy_folder, copy_history, write_new
 from batpak.engine.opening import open_for_writing
-from batpak.engine.progress import check_progress
+from batpak.engine.progress import Progress
 from batpak.engine.sharing import Sharer, Way
 from batpak.engine.system import close_event, history_event
 from batpak.errors import Damaged, InvalidInput, SnapshotDamaged
@@ -61,14 +61,13 @@ def fork_journal(
     compacting: AbstractContextManager[object],
     *,
     origin: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ForkReport:
     """Make a fork at `destination`, which may be an empty directory or nothing.
 
     `settle` and `compacting` as for a snapshot. Raises DestinationTaken, JournalLocked (somebody
     else builds there), InvalidInput, also for an ancestor's origin, JournalCorrupt, Unavailable.
     """
-    check_progress(progress)
     began = time.perf_counter()
     destination = os.path.abspath(destination)
     config = StoreConfig(origin=origin)

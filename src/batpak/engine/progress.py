@@ -69,6 +69,11 @@ class Meter:
         except Exception as error:  # noqa: BLE001  # it is raised again by `run`
             raise _Raised(error) from None
 
+    def step(self, done: int, total: int) -> None:
+        """As `reach`, for a work that learns on its way what there is in all."""
+        self.total = total
+        self.reach(done)
+
     def from_here(self, begun: int) -> Callable[[int], None] | None:
         """As `tell`, for a part of the work that begins when so much of the total is done."""
         return None if self._progress is None else lambda done: self.reach(begun + done)

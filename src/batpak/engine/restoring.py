@@ -18,7 +18,7 @@ from batpak.engine.building import building, is_folder, publish, sync_tree
 from batpak.engine.forking import begin_fork, check_origin, sign_in
 from batpak.engine.history import FOLDERS
 from batpak.engine.manifest import MANIFEST, MANIFEST_MAX_BYTES, FileEntry, Manifest
-from batpak.engine.progress import Progress, check_progress
+from batpak.engine.progress import Progress
 from batpak.engine.sharing import Sharer, digest_of
 from batpak.engine.survey import read_identity
 from batpak.errors import InvalidInput, NotASnapshot, SnapshotDamaged
@@ -27,7 +27,7 @@ from batpak.journal.hint import Hint
 from batpak.journal.identity import Identity
 from batpak.journal.layout import Layout
 
-__all__ = ["RestoreReport", "check_snapshot", "restore_snapshot"]
+__all__ = ["RestoreReport", "restore_snapshot"]
 
 _FOLDERS = ("segments", *FOLDERS)
 _MOST_FINDINGS = 100
@@ -63,13 +63,6 @@ class _Steps:
             self._progress(min(self.done, self._total), self._total)
 
 
-def check_snapshot(files: Files, snapshot: str, *, progress: Progress | None = None) -> Manifest:
-    """Compare every file with the manifest. Raises NotASnapshot, SnapshotDamaged, Unavailable."""
-    manifest = _read_manifest(files, snapshot)
-    _compare(files, snapshot, manifest, _Steps(_bytes_of(manifest), progress))
-    return manifest
-
-
 def restore_snapshot(
     files: Files,
     snapshot: str,
@@ -86,7 +79,6 @@ def restore_snapshot(
     JournalLocked (somebody else builds there), InvalidInput, also for an ancestor's origin,
     JournalCorrupt, Unavailable.
     """
-    check_progress(progress)
     began = time.perf_counter()
     if resume and origin is not None:
         raise InvalidInput(

@@ -26,7 +26,7 @@ from batpak.engine.history import (
     write_new,
 )
 from batpak.engine.manifest import MANIFEST, Manifest
-from batpak.engine.progress import check_progress
+from batpak.engine.progress import Progress
 from batpak.engine.sharing import Sharer, Way
 from batpak.files import Files, read_small, wall_us
 from batpak.journal.header import HEADER_SIZE
@@ -67,7 +67,7 @@ def take_snapshot(
     destination: str,
     settle: Callable[[], Place],
     compacting: AbstractContextManager[object],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SnapshotReport:
     """Make a snapshot at `destination`, which may be an empty directory or nothing.
 
@@ -75,7 +75,6 @@ def take_snapshot(
     (see `copy_history`). Raises DestinationTaken, JournalLocked
     (somebody else builds there), InvalidInput, JournalCorrupt, Unavailable.
     """
-    check_progress(progress)
     began = time.perf_counter()
     destination = os.path.abspath(destination)
     copies = Copies()
