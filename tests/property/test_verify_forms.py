@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from batpak import Coordinate, Durability, EventKind, Item, Store
 from batpak.engine import verify as verify_room
+from batpak.journal.record import MAX_NAME_BYTES, Record
 from tests.support.faulty_files import DISK
 
 NOTED = EventKind(0xF, 1)
@@ -173,3 +174,31 @@ def test_a_long_journal_is_named_to_the_event(tmp_path: Path) -> None:
     (found,) = damaged[1:]
     assert found[0] == "content-hash"
     assert third[1] <= found[1] < third[2]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_of_an_ordinary_journal_no_record_is_looked_at_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: Level
+) -> None:
+    """The shortest and longest names, empty payloads, batches: all but a pad are ordinary."""
+    path = tmp_path / "journal"
+    names = ("a", "b" * MAX_NAME_BYTES)
+    with opened(path) as store:
+        for i in range(300):
+            spot = Coordinate(names[i % 2], names[i // 2 % 2])
+            store.append_raw(spot, NOTED, bytes(i))
+            store.append_many([Item(spot, {"n": n}, kind=NOTED) for n in range(i % 3 + 1)])
+    # As a writer leaves it that was killed: the last record ends where the file ends.
+    with opened(path) as store:
+        seen = list[int]()
+
+        def looked(*args: Any) -> Any:
+            record = read_record(*args)
+            if isinstance(record, Record) and record.rows:
+                seen.append(record.offset)
+            return record
+
+        read_record = verify_room.read_record
+        monkeypatch.setattr(verify_room, "read_record", looked)
+        assert store.verify(level).ok
+    assert seen == []
