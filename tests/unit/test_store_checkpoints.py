@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,53 @@ def test_the_second_checkpoint_writes_only_what_grew(tmp_path: Path) -> None:
         assert len(grown) == 2
         read = [o.length or 0 for o in operations if o.name == "pread" and "segments" in o.path]
         assert sum(read) < 4096
+
+
+@pytest.mark.proves("INV-TILES-ARE-DISPOSABLE")
+def test_partial_tiles_go_when_their_place_is_full_at_every_level_and_not_before(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "j"
+
+    def grow(store: Store, to: int) -> None:
+        while (left := to - len(store)) > 0:
+            items = [Item(WHERE, None, kind=SAID) for _ in range(min(left, 60))]
+            store.append_many(items)
+
+    def judged(store: Store) -> None:
+        size = store.checkpoint().size
+        assert published(path).size == size
+        for file in all_tiles(path):
+            tile = Tile.parse(file.relative_to(path / "tlog").as_posix())
+            assert tile is not None
+            there = size >> 8 * max(tile.level, 0)
+            assert tile.width == 256 or there < 256 * (tile.index + 1), tile
+
+    with open_signed(path) as store:
+        for size in (1_000, 40_000):
+            grow(store, size)
+            judged(store)
+        grow(store, 65_700)
+    # From here on the hashes of before come from the sidecar.
+    files = WatchedFiles()
+    with open_signed(path, files=files) as store:
+        judged(store)
+        for size in (66_200, 66_600):
+            grow(store, size)
+            files.opened_to_write.clear()
+            judged(store)
+            assert len(files.opened_to_write) < 20, "tiles of before are made again"
+
+
+def test_a_proof_of_what_has_its_tiles_writes_none(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    with open_signed(tmp_path / "j", files=files) as store:
+        receipts = say(store, 300)
+        store.checkpoint()
+        files.opened_to_write.clear()
+        for receipt in receipts[::100]:
+            store.prove(receipt.event_id)
+        assert files.opened_to_write == []
 
 
 def test_a_tile_that_is_there_is_replaced_and_a_new_one_is_written_in_its_place(
@@ -390,6 +438,29 @@ def test_a_hash_of_the_index_is_not_signed_unless_the_segment_agrees(
                 return hashes[:at] + changed + hashes[at + 1 :], places
 
             monkeypatch.setattr(part, "located", lying)
+            with pytest.raises(JournalCorrupt) as caught:
+                list(event_hashes(store._reader, 0, len(store)))
+            assert caught.value.sequence == slot.first + row
+        monkeypatch.undo()
+
+
+def test_an_index_that_leads_to_another_row_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batpak.index.mapped import MappedPart
+
+    path = tmp_path / "j"
+    with open_signed(path, segment_max_bytes=1 << 14) as store:
+        say(store, 60)
+    with open_signed(path) as store:
+        slot = next(s for s in store._reader.index.slots if isinstance(s.part, MappedPart))
+        part = slot.part
+        assert isinstance(part, MappedPart)
+        good = part.columns()
+        for row in range(part.end - part.first - 1):
+            offsets = good.row_offset.copy()
+            offsets[[row, row + 1]] = offsets[[row + 1, row]]
+            monkeypatch.setattr(part, "columns", lambda: replace(good, row_offset=offsets))  # noqa: B023  # called in this turn only
             with pytest.raises(JournalCorrupt) as caught:
                 list(event_hashes(store._reader, 0, len(store)))
             assert caught.value.sequence == slot.first + row

@@ -271,14 +271,16 @@ def test_the_journals_own_events_are_refused_by_name(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", [10_000, [3, -1], [2**70], EventId.from_bytes(bytes(range(16)))], ids=str
+    "what", [10_000, 37, [3, -1], [2**70], EventId.from_bytes(bytes(range(16)))], ids=str
 )
 def test_events_that_are_not_there_are_refused_and_nothing_is_written(
     store: Store, what: object
 ) -> None:
     length = len(store)
-    with pytest.raises(EventNotFound):
+    assert length == 37, "which is the first sequence that no event has"
+    with pytest.raises(EventNotFound) as caught:
         store.erase(what, reason="request 1")  # type: ignore[arg-type]  # also ill-typed values
+    assert caught.value.field == "what"
     assert (len(store), erased(store)) == (length, [])
 
 
