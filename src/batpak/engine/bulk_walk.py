@@ -102,7 +102,7 @@ class BulkWalk:
         bound, at = run.durable
         return Taken(
             run.chain, Witness(bound, f"record at {at}"), nexts, ends, run.last_record,
-            run.hashes[-32:], int(run.hlcs[-1]),
+            run.hashes[-32:],
         )  # fmt: skip
 
     def _is_worth_it(self, chain: Chain) -> bool:

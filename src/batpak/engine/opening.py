@@ -307,7 +307,7 @@ def _open_locked(
     reader = LogReader(index, pool, Vault(config.keyring))
     reader.renew_part = lambda base: renew_part(files, layout, identity, pool, index, base)
     mapped = rebuilt = walked = 0
-    last_hash, last_hlc = NO_HASH, 0
+    last_hash = NO_HASH
     with phases("index"):
         for segment, successor in zip(found.segments, found.segments[1:], strict=False):
             check_splice(segment, last_hash)
@@ -315,7 +315,7 @@ def _open_locked(
             mapped += loaded.mapped
             rebuilt += not loaded.mapped
             walked += loaded.records
-            last_hash, last_hlc = loaded.last_hash, loaded.last_hlc or last_hlc
+            last_hash = loaded.last_hash
             epoch = max(epoch, loaded.max_epoch)
         check_splice(newest, last_hash)
 
@@ -327,8 +327,6 @@ def _open_locked(
             mapped += 1
             assert newest.sidecar is not None, "it gave the start"
             records = newest.sidecar.records
-            last_hlc = newest.sidecar.last_hlc
-            last_hash = index.slots[-1].part.locate(newest.sidecar.count - 1)[0]
         else:
             start = first_chain(newest.header)
         growing = GrowingPart(start.sequence, newest.header.salt)
@@ -337,10 +335,9 @@ def _open_locked(
         last_record = newest.sidecar.last_record_offset if records and newest.sidecar else 0
 
         def apply(record: Record) -> None:
-            nonlocal walked, records, last_hash, last_hlc, last_record
+            nonlocal walked, records, last_record
             if record.rows:
-                last_hash = apply_record(record, segment_reader.read, growing, heads)
-                last_hlc = record.rows[-1].hlc
+                apply_record(record, segment_reader.read, growing, heads)
             walked += 1
             records += 1
             last_record = record.offset
@@ -356,10 +353,9 @@ def _open_locked(
         bulk = BulkWalk(segment_reader.read, size, newest.header, growing, heads, cold_head)
 
         def take(chain: Chain, durable: int) -> Taken | None:
-            nonlocal walked, records, last_hash, last_hlc, last_record
+            nonlocal walked, records, last_record
             taken = bulk.take(chain, durable)
             if taken is not None:
-                last_hash, last_hlc = taken.last_hash, taken.last_hlc
                 walked += len(taken.ends)
                 records += len(taken.ends)
                 last_record = taken.last_record
@@ -377,6 +373,7 @@ def _open_locked(
         )
         if tail.lost:
             raise _lost(layout, newest, tail)
+        last_hlc = 0
         if tail.end.sequence:
             # From the segment itself: no value of a disposable file goes into a record.
             last = reader.summary(tail.end.sequence - 1)

@@ -288,7 +288,6 @@ class Loaded:
 
     next_sequence: int
     last_hash: bytes
-    last_hlc: int
     max_epoch: int
     mapped: bool
     records: int
@@ -325,17 +324,15 @@ def read_sealed(
     if part is not None and sidecar is not None and sidecar.next_sequence == next_base:
         last_hash = part.locate(sidecar.count - 1)[0]
         return part, Loaded(
-            next_base, last_hash, sidecar.last_hlc, sidecar.max_epoch, True, 0,
-            covered_chain(sidecar),
-        )  # fmt: skip
+            next_base, last_hash, sidecar.max_epoch, True, 0, covered_chain(sidecar)
+        )
     growing = GrowingPart(found.base, found.header.salt)
-    state = Loaded(found.base, NO_HASH, 0, found.header.epoch, False, 0, first_chain(found.header))
+    state = Loaded(found.base, NO_HASH, found.header.epoch, False, 0, first_chain(found.header))
     heads: dict[bytes, Head] = {}
 
     def apply(record: Record) -> None:
         if record.rows:
             state.last_hash = apply_record(record, reader.read, growing, heads)
-            state.last_hlc = record.rows[-1].hlc
         state.records += 1
 
     size = reader.size()
@@ -344,7 +341,7 @@ def read_sealed(
     def take(chain: Chain, durable: int) -> Taken | None:
         taken = bulk.take(chain, durable)
         if taken is not None:
-            state.last_hash, state.last_hlc = taken.last_hash, taken.last_hlc
+            state.last_hash = taken.last_hash
             state.records += len(taken.ends)
         return taken
 

@@ -71,8 +71,7 @@ class Taken(NamedTuple):
     last_record: int
     """Where the last of them begins."""
     last_hash: bytes
-    """The last event's hash, and below its HLC."""
-    last_hlc: int
+    """The last event's."""
 
 
 Take = Callable[[Chain, int], Taken | None]
