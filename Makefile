@@ -120,6 +120,8 @@ clean:  ## remove what these targets made
 .venv/.base: requirements/run.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "batpak needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test ! -L .venv || \
+		{ echo ".venv is a link, and what it leads to would be emptied: remove the link" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) install --quiet --require-hashes -r $<
 	@touch $@

@@ -20,7 +20,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from batpak.errors import (
     InvalidInput,
@@ -330,6 +330,19 @@ def is_directory(files: Files, path: str) -> bool:
         return False
 
 
+_ADVICE: Final = {
+    errno.EROFS: 'the file system is read-only: open with mode="r", or remount it',
+    errno.ENOENT: "a part of the path is not there: check it, then try again",
+    errno.ENOTDIR: "a part of the path is a file: check it, then try again",
+    errno.EACCES: "check who may read and write it, then try again",
+    errno.EPERM: "check who may read and write it, then try again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower max_open_files",
+    errno.ENFILE: "the whole system has too many files open: end what is not needed",
+    errno.EIO: "the disk or its connection fails: see the system's log, and copy the journal now",
+}
+_ANY_ADVICE: Final = "check the permissions and the disk, then try again"
+
+
 def refusal(error: OSError, what: str, path: str) -> Unavailable:
     """The batpak error for a file operation that the system refused."""
     detail = os.strerror(error.errno) if error.errno else str(error)
@@ -345,9 +358,7 @@ def refusal(error: OSError, what: str, path: str) -> Unavailable:
             file=path,
             advice="find out who put it there, move it away, and restore the file",
         )
-    advice = "check the permissions and the disk, then try again"
-    if error.errno == errno.EROFS:
-        advice = 'the file system is read-only: open with mode="r", or remount it'
+    advice = _ADVICE.get(error.errno or 0, _ANY_ADVICE)
     return StorageFailed(f"{what}: {detail}", file=path, advice=advice)
 
 

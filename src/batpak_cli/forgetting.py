@@ -85,7 +85,7 @@ def erase(
     else:
         if reason is None:
             raise typer.BadParameter("say why", param_hint="--reason")
-        _want_yes(yes)
+        _want_yes(journal, yes)
         with open_to_write(journal) as store:
             found = store.erase(what, reason=reason)
     if json:
@@ -134,7 +134,7 @@ def compact(
         )
         _tell_copies(plan.copies)
         return
-    _want_yes(yes)
+    _want_yes(journal, yes)
     with (
         open_to_write(journal) as store,
         terminal.Bar("compact", unit="bytes", quiet=json) as bar,
@@ -209,7 +209,7 @@ def shred(
         with batpak.Store.open(journal, mode="r") as reader:
             found = reader.plan_shredding(what)
     else:
-        _want_yes(yes)
+        _want_yes(journal, yes)
         with open_to_write(journal, keyring=keyring_at(keyring)) as store:
             found = store.shred(what, also_others=also_others, also_missing=also_missing)
     if json:
@@ -279,8 +279,10 @@ def _parse_event(text: str) -> batpak.EventId | int:
     return batpak.EventId.from_bytes(parse_id(text))
 
 
-def _want_yes(yes: bool) -> None:
+def _want_yes(journal: Journal, yes: bool) -> None:
     if not yes:
+        # Whoever mistyped the path is told that, and not to repeat it.
+        batpak.Store.open(journal, mode="r").close()
         raise InvalidInput(
             "payloads that are gone can't be brought back",
             field="yes",

@@ -753,7 +753,10 @@ def test_erase_and_compact_forget_and_say_so(own: Path) -> None:
     assert planned.keys() == SHAPES["compact"].keys()
     assert (planned["outcome"], planned["payloads"]) == ("planned", 1)
     assert "would leave out 1 payload" in batpak("compact", own, "--dry-run").out
-    batpak("compact", own, code=5)
+    assert "--yes" in batpak("compact", own, code=5).err
+    missing = batpak("compact", own / "not-here", code=5).err
+    assert "no journal here" in missing
+    assert "--yes" not in missing
     done = batpak("compact", own, "--yes", "--json").json
     assert done.keys() == SHAPES["compact"].keys()
     assert (done["outcome"], done["payloads"], len(done["segments"])) == ("performed", 1, 1)

@@ -148,9 +148,12 @@ def test_descriptors_are_not_inherited(tmp_path: Path) -> None:
         (errno.ENOSPC, NoSpace, "free some space"),
         (errno.EDQUOT, NoSpace, "free some space"),
         (errno.EROFS, StorageFailed, 'mode="r"'),
-        (errno.EACCES, StorageFailed, "permissions"),
+        (errno.EACCES, StorageFailed, "who may read and write it"),
+        (errno.ENOENT, StorageFailed, "is not there"),
+        (errno.ENOTDIR, StorageFailed, "is a file"),
         (errno.EIO, StorageFailed, "disk"),
-        (errno.EMFILE, StorageFailed, "try again"),
+        (errno.EMFILE, StorageFailed, "max_open_files"),
+        (errno.EBUSY, StorageFailed, "permissions"),
     ],
 )
 def test_a_refusal_of_the_system_says_what_where_and_what_next(
