@@ -97,7 +97,7 @@ mutation: .venv/.dev  ## break the code 300 times, see how often a test notices;
 bench: .venv/.bench  ## the speed budgets beside their peers
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-growth: .venv/.dev  ## what an event costs as the journal grows (ARGS="--to 10000000")
+bench-growth: .venv/.dev  ## what an event costs as the journal grows (ARGS="--keys --to 10000000")
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 
 bench-proof: .venv/.dev  ## what signing and proving cost (ARGS="--rounds 1 --leaves 100000")

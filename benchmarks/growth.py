@@ -2,7 +2,8 @@
 
 One journal of batpak grows to 10^4, 10^5, … events; at each size every work is measured
 once, in a process of its own. The table shows each cost beside its ratio to the cost at
-the first size. No peers, no budgets: `python -m benchmarks` has those.
+the first size. No peers, no budgets: `python -m benchmarks` has those. With --keys each event
+is written under an idempotency key of its own.
 
 Exit codes: 0 measured, 1 something gave no figure, 2 usage.
 """
@@ -39,6 +40,13 @@ NOTES: Final = (
     "one process appended all since the size before, another opened and read."
 )
 
+
+KEYS_NOTE: Final = (
+    " Each event has a key of its own, by which it is read. Retry: an append under a random key "
+    "that is known, whose first receipt comes back."
+)
+WORKS: Final = ("grow", "get", "retry", "page", "snapshot", "open_clean", "open_bare")
+"""In order: the last one takes the others' index files away. A retry needs keys."""
 
 Figures = tuple[float | None, ...]
 
@@ -90,9 +98,11 @@ def rows(sizes: Sequence[int], seen: Seen) -> list[Row]:
         total = found.details.get("anonymous_bytes")
         return None if total is None else total / size
 
+    has_keys = any(work == "retry" for work, _ in seen)
     return [
         *times("append, one event per commit, OS", "µs", "grow"),
         *times("get by id", "µs", "get"),
+        *(times("retry under a known key", "µs", "retry") if has_keys else ()),
         *times("page of 100 for one entity", "µs", "page"),
         *times("snapshot, beside it on one disk", "ms", "snapshot"),
         *times("open after a clean close", "ms", "open_clean"),
@@ -119,7 +129,7 @@ def markdown(
     for line in lines:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         text.append(f"| {' | '.join(padded)} |")
-    text += ["", NOTES]
+    text += ["", NOTES + (KEYS_NOTE if any("key" in row.title for row in table) else "")]
     return "\n".join([*text, *(f"\nNo figure: {line}" for line in failures), ""])
 
 
@@ -139,13 +149,14 @@ def main() -> int:
     sizes = [size for size in SIZES if size <= arguments.to]
     facts = machine.describe(directory)
     start = time.monotonic()
-    seen, failures = _measure_all(sizes, directory)
+    seen, failures = _measure_all(sizes, directory, keys=arguments.keys)
     parameters = {"events": arguments.to, "seconds": round(time.monotonic() - start)}
+    name = "growth-keys" if arguments.keys else "growth"
     table = rows(sizes, seen)
     page = markdown(sizes, table, facts, parameters, failures)
     print(page)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "growth.md").write_text(page, encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(page, encoding="utf-8")
     document = {
         "format": 1,
         "machine": facts,
@@ -155,21 +166,23 @@ def main() -> int:
         "failures": failures,
     }
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (RESULTS / "growth.json").write_text(text, encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     return 1 if failures else 0
 
 
 def _measure_all(
-    sizes: Sequence[int], parent: Path
+    sizes: Sequence[int], parent: Path, *, keys: bool
 ) -> tuple[dict[tuple[str, int], Measured], list[str]]:
     """Every work at every size. A journal that did not grow leaves no further figures."""
     seen, failures = dict[tuple[str, int], Measured](), list[str]()
     root = Path(tempfile.mkdtemp(prefix="growth-", dir=parent))
     try:
         for size in sizes:
-            # open_bare comes last: it takes the others' index files away.
-            for work in ("grow", "get", "page", "snapshot", "open_clean", "open_bare"):
-                job = Job("batpak", f"growth-{work}", str(root), size)
+            for work in WORKS:
+                if work == "retry" and not keys:
+                    continue
+                contender = "keyed" if keys else "batpak"
+                job = Job(contender, f"growth-{work}", str(root), size)
                 try:
                     seen[work, size] = found = measure(child_command(job), TIMEOUT_S)
                 except NoFigureError as error:
@@ -202,6 +215,9 @@ def _arguments() -> argparse.Namespace:
         default=DEFAULT_SIZE,
         metavar="EVENTS",
         help=f"the largest size, one of {', '.join(map(str, SIZES))} (default {DEFAULT_SIZE})",
+    )
+    parser.add_argument(
+        "--keys", action="store_true", help="write each event under an idempotency key of its own"
     )
     parser.add_argument(
         "--dir",

@@ -2,7 +2,8 @@
 
 One journal grows from size to size, one event per commit, mode OS. Every work checks what
 it read and raises where it is wrong. Payloads come from a pool made beforehand, so that
-nothing but the journal takes memory while it grows; event `n` has payload `n % POOL`.
+nothing but the journal takes memory while it grows; event `n` has payload `n % POOL`. The
+job's contender says whether each event is written under a key: event `n` under the key `n + 1`.
 
 Memory is what the process has resident and unmapped, RssAnon of Linux: mapped files belong
 to the page cache, and tracing allocations would slow what is measured. It is the growth
@@ -15,12 +16,12 @@ import gc
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from batpak import EventId, Region, Store
-from benchmarks.contenders.ours import Log
+from benchmarks.contenders.ours import Log, Prepared
 from benchmarks.data import BATCH, ENTITIES, Measurement, entity_of, measurement, measurements
 from benchmarks.work import Job, Measured
 
@@ -29,6 +30,7 @@ TIMED_EVENTS: Final = POOL
 """The appends that are timed: the last ones before the size is reached."""
 
 GETS: Final = 20_000
+RETRIES: Final = 20_000
 PAGES: Final = 500
 PAGE: Final = 100
 SYSTEM_EVENTS: Final = 200
@@ -38,12 +40,30 @@ _DISPOSABLE_FILES: Final = ("segments/*.idx", "tail.hint")
 _DISPOSABLE_FOLDERS: Final = ("index", "tlog", "projections")
 
 
+class KeyedLog(Log):
+    """Every event under a key of its own, which is also its id."""
+
+    def append_all(self, prepared: Sequence[Prepared]) -> None:
+        append = self.store.append
+        for number, (place, event) in enumerate(prepared, start=_size(self.store)):
+            append(place, event, key=_key(number))
+
+
+def _key(number: int) -> bytes:
+    return (number + 1).to_bytes(16, "big")
+
+
+def _log(job: Job) -> Log:
+    log = KeyedLog if job.contender == "keyed" else Log
+    return log(Path(job.directory), durable=False)
+
+
 def grow(job: Job) -> Measured:
     """Appends up to `events`; microseconds an event of the last TIMED_EVENTS."""
     pool = measurements(POOL)
     _warm_up(job)
     before = anonymous_bytes()
-    log = Log(Path(job.directory), durable=False)
+    log = _log(job)
     prepared = log.prepare(pool)
     present = _size(log.store)
     rest = job.events - present - TIMED_EVENTS
@@ -85,6 +105,30 @@ def get(job: Job) -> Measured:
     memory = _memory_since(before)
     store.close()
     return watch.measured(1e6 / GETS, memory)
+
+
+def retry(job: Job) -> Measured:
+    """Microseconds per append under a random key that is known: a look-up, nothing is written."""
+    _warm_files(job)
+    log = _log(job)
+    prepared = log.prepare(measurements(POOL))
+    chance = random.Random(job.events)
+    numbers = [chance.randrange(job.events) for _ in range(RETRIES)]
+    tries = [(*prepared[number % POOL], _key(number)) for number in numbers]
+    append = log.store.append
+    append(tries[0][0], tries[0][1], key=tries[0][2])
+    length = len(log.store)
+    gc.collect()
+    watch = Stopwatch()
+    receipts = [append(place, event, key=key) for place, event, key in tries]
+    watch.stop()
+    if len(log.store) != length:
+        raise AssertionError("a retry was written again")
+    for receipt, (_, _, key) in zip(receipts, tries, strict=True):
+        if not receipt.replayed or receipt.event_id.bytes != key:
+            raise AssertionError(f"another receipt than that of the key: {receipt!r}")
+    log.close()
+    return watch.measured(1e6 / RETRIES)
 
 
 def page(job: Job) -> Measured:
@@ -151,7 +195,8 @@ def open_bare(job: Job) -> Measured:
 
 
 WORKS: Final[dict[str, Callable[[Job], Measured]]] = {
-    f"growth-{work.__name__}": work for work in (grow, get, page, snapshot, open_clean, open_bare)
+    f"growth-{work.__name__}": work
+    for work in (grow, get, retry, page, snapshot, open_clean, open_bare)
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks import growth, report, rust
 from benchmarks.plan import SCENARIOS, Contender, turns
-from benchmarks.runner import Outcome, Runner, Series
+from benchmarks.runner import Outcome, Runner, Series, child_command, measure
 from benchmarks.work import Job, Measured
 
 SCENARIO = next(one for one in SCENARIOS if one.name == "batch-sync")
@@ -140,6 +140,23 @@ def test_growth_shows_each_cost_with_its_ratio_to_the_first_size() -> None:
     titles = [row.title for row in table]
     below = table[titles.index("open without disposable files") + 1]
     assert (below.title, below.cells()) == ("  processor time", ["30", "240 (8.00 ×)"])
+
+
+def test_growth_under_keys_shows_what_a_retry_costs_and_says_so() -> None:
+    seen = {("retry", 10_000): Measured(40.0, {"busy": 30.0}), ("retry", 100_000): Measured(44.0)}
+    table = growth.rows((10_000, 100_000), seen)
+    cells = {row.title: row.cells() for row in table}
+    assert cells["retry under a known key"] == ["40", "44 (1.10 ×)"]
+    assert growth.KEYS_NOTE in growth.markdown((10_000, 100_000), table, {}, {}, [])
+    plain = growth.rows((10_000,), {("grow", 10_000): Measured(8.0)})
+    assert "retry under a known key" not in [row.title for row in plain]
+    assert growth.KEYS_NOTE not in growth.markdown((10_000,), plain, {}, {}, [])
+
+
+def test_a_retry_is_measured_on_keys_that_are_known(tmp_path: Path) -> None:
+    for work in ("grow", "retry"):
+        job = Job("keyed", f"growth-{work}", str(tmp_path), growth.SIZES[0])
+        assert measure(child_command(job), 60).value > 0
 
 
 def test_growth_has_no_ratio_where_a_figure_is_missing() -> None:
