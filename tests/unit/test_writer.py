@@ -24,10 +24,12 @@ from batpak.errors import (
     BatchTooLarge,
     EntityClockOverflow,
     ExpectationFailed,
+    Indeterminate,
     InvalidInput,
     JournalCorrupt,
     JournalPoisoned,
     NoSpace,
+    ReentrantCall,
     StorageFailed,
     StoreForked,
 )
@@ -517,6 +519,35 @@ def test_what_was_resolved_is_not_looked_at_again(tmp_path: Path) -> None:
     store.close()
 
 
+def test_only_so_many_ends_of_streams_are_kept_and_the_others_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_WARM_HEADS", 10)
+    with Store.open(tmp_path, durability=Durability.OS, segment_max_bytes=4096) as store:
+        for turn in range(2):
+            for number in range(100):
+                receipt = store.append(Coordinate(f"player:{number}", "r"), number, kind=NOTE)
+                assert receipt.clock == turn
+                # They are counted where a segment begins, which has some fourteen events here.
+                assert len(store._opened.writer._heads) <= 10 + 20
+        assert store.verify("chain").ok
+
+
+def test_the_close_event_counts_what_an_interrupted_append_has_written(tmp_path: Path) -> None:
+    files = Interrupting("pwrite")
+    store = Store.open(tmp_path, files=files, durability=Durability.OS)
+    store.append(ALICE, 0, kind=NOTE)
+    files.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        store.append(ALICE, 1, kind=NOTE)
+    store.close()
+    with Store.open(tmp_path, mode="r") as reader:
+        *_, last = reader
+        assert [event.payload for event in reader.query(Region(kind=NOTE))] == [0, 1]
+        # The open event and the two: as many as come before it.
+        assert last.value["events"] == last.sequence  # type: ignore[index]  # as docs/format.md says
+
+
 def test_what_a_refused_commit_has_resolved_is_not_looked_at_again(tmp_path: Path) -> None:
     files = Interrupting("pwrite")
     store = Store.open(tmp_path, files=files, durability=Durability.OS)
@@ -560,6 +591,30 @@ def test_what_a_torn_write_left_is_cut_off_before_anybody_writes(tmp_path: Path)
         store.append(ALICE, 1, kind=NOTE, expect=7)
     assert os.path.getsize(tmp_path / "segments" / FIRST) == size
     store.close()
+
+
+def test_a_write_that_a_refused_call_cut_and_that_can_not_be_looked_at_is_in_doubt(
+    tmp_path: Path,
+) -> None:
+    class Calling(Interrupting):
+        def _after(self, operation: str) -> None:
+            if self.armed and operation == "pwrite":
+                self.armed = False
+                self.refuse("fstat", "0*", errno.EIO)
+                store.append(ALICE, "from within", kind=NOTE)
+
+    files = Calling()
+    store = Store.open(tmp_path, files=files, durability=Durability.OS)
+    files.armed = True
+    with pytest.raises(Indeterminate) as caught:
+        store.append(ALICE, 0, kind=NOTE)
+    assert isinstance(caught.value.cause, ReentrantCall)
+    assert caught.value.receipts == ()
+    files.refused.clear()
+    with pytest.raises(JournalPoisoned):
+        store.append(ALICE, 1, kind=NOTE)
+    with pytest.raises(JournalPoisoned):
+        store.close()
 
 
 def test_a_torn_write_that_was_cut_is_not_looked_at_again(tmp_path: Path) -> None:
