@@ -408,6 +408,29 @@ def everybody_is_answered(scene: Scene) -> None:
     assert len(found) == len(set(found))
 
 
+def appender_and_closer(scene: Scene) -> Actors:
+    return {
+        "appends": scene.doing("appends", lambda: scene.store.append(at("a"), 1, kind=NOTE)),
+        "closes": scene.doing("closes", scene.store.close),
+    }
+
+
+def nothing_follows_the_end(scene: Scene) -> None:
+    assert scene.came["closes"] is None
+    appended = scene.came["appends"]
+    with Store.open(scene.path, files=DISK, mode="r") as again:
+        *_, last = again
+        assert last.kind.raw == 0x0009, "the close event is the last one"
+        assert last.value["events"] == last.sequence
+        assert again.verify("full").ok
+        if isinstance(appended, BatpakError):
+            assert isinstance(appended, StoreClosed)
+            assert scene.notes(again) == []
+        else:
+            assert again.at(appended.sequence).event_hash == appended.event_hash
+            assert scene.notes(again) == [1]
+
+
 # --- D, M, N: segments -------------------------------------------------------------------
 
 
@@ -611,6 +634,16 @@ RACES = {
         rotation, rotated, ("pwrite", "sync_data", "sync_file", "rename", "Store.frontier"),
         OS | SMALL, fill,
         preemptions=1,
+    ),
+    "Q: an append and the end": Race(
+        appender_and_closer, nothing_follows_the_end,
+        ("pwrite", "Writer.commit_one", "Writer._closing", "Writer.release"), OS,
+        leaves_open=False,
+    ),
+    "Q: an append and the end in SYNC": Race(
+        appender_and_closer, nothing_follows_the_end,
+        (*WRITES, "GroupCommit._lead", "Writer._closing", "Writer.release"), SYNC,
+        leaves_open=False,
     ),
 }  # fmt: skip
 

@@ -232,6 +232,47 @@ def test_what_an_interrupted_leader_wrote_for_others_is_not_written_again() -> N
     assert idle(disk)
 
 
+class WatchedLock:
+    """A lock that tells of each thread that comes for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.wanted = threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self.wanted.release()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_whoever_is_woken_to_lead_waits_until_the_lead_is_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk, mutex = Disk(), WatchedLock()
+    monkeypatch.setattr(disk.group, "_mutex", mutex)
+    wake = Request.wake
+
+    def wake_early(request: Request) -> None:
+        while mutex.wanted.acquire(blocking=False):
+            pass
+        wake(request)
+        # Awake before anybody has made it the leader, it must not go to sleep again.
+        assert mutex.wanted.acquire(timeout=WAIT), "it does not wait for what is published"
+
+    monkeypatch.setattr(Request, "wake", wake_early)
+    with ThreadPoolExecutor(2) as pool:
+        leader = held(disk, pool, "first")
+        other = pool.submit(disk.run, "a")
+        until_waiting(disk, 1)
+        disk.go.set()
+        assert leader.result(WAIT).is_done
+        assert other.result(WAIT).is_done
+    assert disk.rounds == [1, 1]
+    assert idle(disk)
+
+
 def test_whoever_completes_the_crowd_ends_the_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
     hurried = SimpleNamespace(monotonic=itertools.count(0.0, 4 * WAIT).__next__)
     monkeypatch.setattr(group, "time", hurried)

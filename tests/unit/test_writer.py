@@ -31,6 +31,7 @@ from batpak.errors import (
     NoSpace,
     ReentrantCall,
     StorageFailed,
+    StoreClosed,
     StoreForked,
 )
 from batpak.event import CODEC_PLAIN, FLAG_KEYED, content_hash, id_of_hlc
@@ -44,7 +45,7 @@ from tests.fuzz.mending import mend_segment
 from tests.fuzz.targets.journals import IDENTITY
 from tests.support.faulty_files import DISK
 from tests.support.records import row
-from tests.watched_files import WatchedFiles
+from tests.watched_files import WAIT, WatchedFiles
 from tools.golden_vectors import JOURNAL_ID
 
 ALICE = Coordinate("player:alice", "room:dungeon")
@@ -516,6 +517,19 @@ def test_what_was_resolved_is_not_looked_at_again(tmp_path: Path) -> None:
     for number in range(3):
         store.append(ALICE, number, kind=NOTE)
     assert files.count("fstat", ".seg") == before
+    store.close()
+
+
+def test_a_writer_that_is_let_go_without_an_end_leaves_no_thread(tmp_path: Path) -> None:
+    """As an interrupted close does, which never came to stop it."""
+    store = Store.open(tmp_path, durability=Durability.EVERY(ms=3_600_000, events=1_000_000))
+    store.append(ALICE, 0, kind=NOTE)
+    [flusher] = [each for each in threading.enumerate() if each.name == "batpak-flusher"]
+    store._opened.writer.release()
+    flusher.join(WAIT)
+    assert not flusher.is_alive()
+    with pytest.raises(StoreClosed):
+        store.append(ALICE, 1, kind=NOTE)
     store.close()
 
 
