@@ -24,7 +24,9 @@ from batpak.engine.following import Follower
 from batpak.engine.reading import LogReader
 from batpak.engine.report import OpenReport
 from batpak.errors import BatpakError
+from batpak.journal import recovery
 from batpak.journal.hint import Hint
+from batpak.journal.record import Record
 from batpak.store import ReadOnlyStore, Stats
 from tests.property.test_verify_forms import fields, records, resealed
 from tests.support.faulty_files import DISK
@@ -387,3 +389,36 @@ def test_where_odd_records_are_frequent_no_byte_is_tried_often(
         tried = 0
         assert store.verify("chain").ok
         assert size / 2 < tried < 4 * size
+
+
+@pytest.mark.parametrize("end", ["closed", "killed"])
+def test_of_an_ordinary_tail_records_are_not_looked_at_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Below what is durable and behind it; all but the pad of a close."""
+    path = tmp_path / "journal"
+    with opened(path, segment_max_bytes=1 << 26, preallocate=0) as store:
+        for i in range(2000):
+            store.append(place(i), {"n": i}, kind=NOTED)
+            if i == 1000:
+                store.sync()
+        shutil.copytree(path, tmp_path / "killed")
+    if end == "killed":
+        path = tmp_path / "killed"
+    for file in path.rglob("*.idx"):
+        file.unlink()
+    monkeypatch.setattr(bulk_walk, "WORTH", SOON)
+    seen = list[int]()
+
+    def looked(*args: Any) -> Any:
+        record = read_record(*args)
+        if isinstance(record, Record) and record.rows:
+            seen.append(record.offset)
+        return record
+
+    read_record = recovery.read_record
+    monkeypatch.setattr(recovery, "read_record", looked)
+    with opened(path, segment_max_bytes=1 << 26) as store:
+        assert store.open_report.walked >= 2000
+        # Where what is durable ends in the middle of what was tried, one try ends too.
+        assert len(seen) == (end == "killed")
