@@ -11,7 +11,7 @@ import re
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from batpak import Coordinate, Durability, EventKind, Item, Store
 from batpak.engine import verify as verify_room
 from batpak.journal.record import MAX_NAME_BYTES, Record
+from batpak_cli.demo.forger import ForgedEvent, ForgedJournal
 from tests.support.faulty_files import DISK
 
 NOTED = EventKind(0xF, 1)
@@ -140,6 +141,50 @@ def test_they_agree_on_a_changed_byte(
     whole[at + data.draw(st.integers(start, end - 1))] ^= flip
     segment_of(copy).write_bytes(resealed(whole) if seal else bytes(whole))
     both(copy, data.draw(st.sampled_from(LEVELS)))
+
+
+def named(event: ForgedEvent, name: bytes, *, scope: bool = False) -> None:
+    """Give an event's entity or scope the bytes of another name, of the same length."""
+    at = event.row.entity_len if scope else 0
+    event.metadata = event.metadata[:at] + name + event.metadata[at + len(name) :]
+
+
+FORGERIES: dict[str, Callable[[ForgedEvent, ForgedEvent], None]] = {
+    "hlc of the one before": lambda it, before: it.set(hlc=before.row.hlc),
+    "hlc before the one before": lambda it, before: it.set(hlc=before.row.hlc - 1),
+    "time before the one before": lambda it, before: it.set(
+        timestamp_us=before.row.timestamp_us - 1
+    ),
+    "entity with a control character": lambda it, _: named(it, b"\x01"),
+    "entity of no UTF-8": lambda it, _: named(it, b"\xff"),
+    "scope with a control character": lambda it, _: named(it, b"\x7f", scope=True),
+    "no entity": lambda it, _: it.set(entity_len=0, scope_len=it.row.scope_len + it.row.entity_len),
+    "no scope": lambda it, _: it.set(scope_len=0, entity_len=it.row.scope_len + it.row.entity_len),
+    "no id": lambda it, _: it.set(event_id=bytes(16)),
+    "no correlation": lambda it, _: it.set(correlation_id=bytes(16)),
+    "row of another version": lambda it, _: it.set(row_version=2),
+    "reserved bytes": lambda it, _: it.set(reserved=1),
+    "flags that nobody knows": lambda it, _: it.set(flags=0x4000),
+    "number of another event": lambda it, _: it.set(sequence=it.row.sequence + 1),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forger_who_makes_every_hash_right_is_found_by_what_no_writer_writes(
+    journal: Path, tmp_path: Path, forgery: str, level: Level
+) -> None:
+    # Alone, in a batch that begins with 25, with extensions.
+    for sequence, first in ((5, 5), (27, 25), (34, 34)):
+        path = tmp_path / str(sequence)
+        shutil.copytree(journal, path)
+        forged = ForgedJournal(path)
+        FORGERIES[forgery](forged.at(sequence), forged.at(sequence - 1))
+        forged.rehash()
+        forged.write()
+        _, *found = both(path, level)
+        # What makes a row unreadable is said of its record.
+        assert {sequence, first} & {each[2] for each in found}, found
 
 
 @pytest.mark.parametrize("section", ["names", "payloads"])
