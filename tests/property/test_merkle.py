@@ -295,3 +295,13 @@ def test_entry_bundles_round_trip(entries: list[bytes]) -> None:
 def test_other_bytes_are_no_entry_bundle(data: bytes) -> None:
     with pytest.raises(ProofInvalid):
         tiles.decode_entries(data)
+
+
+def test_the_largest_tree_that_there_can_be() -> None:
+    leaf, others = LEAVES[0], [merkle.leaf_hash(bytes([n])) for n in range(63)]
+    root = leaf
+    for other in others:
+        root = merkle.node_hash(root, other)
+    assert merkle.verify_inclusion(leaf, 0, merkle.MAX_SIZE, others, root)
+    higher = merkle.node_hash(root, leaf)
+    assert not merkle.verify_inclusion(leaf, 0, 2 * merkle.MAX_SIZE, [*others, leaf], higher)

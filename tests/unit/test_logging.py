@@ -637,6 +637,21 @@ def test_a_compaction_is_done_whatever_a_handler_says(
         assert store.verify("full").ok
 
 
+def test_a_rewritten_segment_and_a_copy_that_stays_are_told_by_their_files(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    segment = tmp_path / "j" / "segments" / SEGMENT
+    with Store.open(tmp_path / "j", files=files) as store, listening() as kept:
+        note(store)
+        store.erase(1, reason="asked for")
+        files.refuse("unlink", SEGMENT + ".tmp", errno.EIO)
+        store.compact()
+        files.refused.clear()
+        rewritten, stays = kept.one("segment-rewritten"), kept.one("copy-not-removed")
+    assert (rewritten.file, rewritten.generation, rewritten.payloads) == (str(segment), 1, 1)
+    assert rewritten.bytes > 600
+    assert (stays.file, os.strerror(errno.EIO) in stays.error) == (f"{segment}.tmp", True)
+
+
 class Stumbling:
     """The machine's clock, whose `monotonic_ns` raises while a test says so."""
 

@@ -206,6 +206,22 @@ def test_partial_tiles_go_when_their_place_is_full_at_every_level_and_not_before
             assert len(files.opened_to_write) < 20, "tiles of before are made again"
 
 
+def test_the_folder_of_notes_has_its_name_on_the_disk_before_a_note_is_there(
+    tmp_path: Path,
+) -> None:
+    files = RecordingFiles()
+    path = tmp_path / "j"
+    with open_signed(path, files=files) as store:
+        say(store)
+        begun = len(files.operations)
+        store.checkpoint()
+    done = [(o.name, o.path) for o in files.operations[begun:]]
+    made = done.index(("mkdir", str(path / "checkpoints")))
+    named = done.index(("sync_directory", str(path)), made)
+    first = next(at for at, (_, where) in enumerate(done) if ".note" in where)
+    assert made < named < first
+
+
 def test_a_proof_of_what_has_its_tiles_writes_none(tmp_path: Path) -> None:
     files = WatchedFiles()
     with open_signed(tmp_path / "j", files=files) as store:

@@ -92,6 +92,22 @@ def test_a_key_retired_before_the_event_shows_in_its_bundle(tmp_path: Path) -> N
         assert answers(verdict)["receipt"] == {False}
 
 
+def test_where_they_are_not_all_carried_a_retirement_is(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    open_signed(path, signing_keys=(RECEIPTS, LATER)).close()
+    for _ in range(MAX_KEY_EVENTS // 2 + 1):
+        open_signed(path).close()
+    with open_signed(path) as store:
+        receipt = say(store)[0]
+        store.retire_key(LATER.key_id)
+        store.checkpoint()
+        signed = receipt.signed_with(LATER.key_id, LATER.sign(receipt.signed_message))
+        bundle = store.prove(receipt.event_id, receipt=signed)
+        kinds = [event.open().kind.raw for event in bundle.key_events]
+        assert kinds == [0x0015, 0x0016]
+        assert judge(bundle).ok
+
+
 def test_many_events_of_the_journal_itself_are_not_all_carried(tmp_path: Path) -> None:
     path = tmp_path / "j"
     for _ in range(MAX_KEY_EVENTS // 2 + 1):
@@ -275,6 +291,7 @@ def test_a_bundle_that_nobody_would_read_is_refused_when_it_is_made(tmp_path: Pa
         with pytest.raises(InvalidInput) as caught:
             store.prove_range(first, first + 3)
         assert str(MAX_BUNDLE_LENGTH) in caught.value.what
+        assert (caught.value.field, caught.value.value) == ("end", first + 3)
         assert "withhold_payload" in caught.value.advice
         assert "fewer events" in caught.value.advice
         assert judge(store.prove_range(first, first + 3, withhold_payload=True)).ok
