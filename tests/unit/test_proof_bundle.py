@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -588,6 +589,15 @@ HOSTILE: dict[str, str | bytes] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_is_refused_by_both_verifiers(name: str) -> None:
     assert failures(HOSTILE[name], RECEIPT_KEY) == ["form"]
+
+
+@pytest.mark.proves("INV-BUNDLE-HOSTILE")
+@pytest.mark.parametrize("number", ["-0", "-1", str(2**64), "9" * 20, "9" * 21])
+def test_no_number_of_a_bundle_may_be_signed_or_beyond_64_bits(number: str) -> None:
+    places = [match.span(1) for match in re.finditer(r'":(\d+)(?=[,}])', GOOD)]
+    assert len(places) == 8
+    for start, end in places:
+        assert failures(GOOD[:start] + number + GOOD[end:], RECEIPT_KEY) == ["form"], GOOD[:start]
 
 
 def test_the_largest_number_of_64_bits_is_one() -> None:
