@@ -117,7 +117,7 @@ class Vault:
         self.keyring = keyring
         self.shredded: frozenset[bytes] = frozenset()
         """Ids of keys that are shredded: no payload of theirs is sealed or opened any more."""
-        self.shredding = threading.Lock()
+        self.shredding = threading.RLock()
         """Held while keys are being shredded, until they are destroyed."""
         self._ciphers: dict[bytes, _Cipher] = {}
         """Never one of a key in `shredded`, but for the moment in which that grows."""

@@ -242,7 +242,8 @@ class _Source:
     def forget(self) -> None:
         # A forked child that went on with its parent's pool would repeat the parent's ids.
         self.pool: Iterator[bytes] = iter(())
-        self.lock = threading.Lock()
+        # A signal handler may ask for an id in the middle of another one of its thread.
+        self.lock = threading.RLock()
         self.last = bytes(16)
 
     def tail(self) -> bytes:

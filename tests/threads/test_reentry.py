@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,9 +22,21 @@ from typing import Any
 
 import pytest
 
-from batpak import AppendReceipt, Coordinate, Durability, Item, Region, Store, Unless, Watermark
+from batpak import (
+    AppendReceipt,
+    Coordinate,
+    Durability,
+    EventId,
+    Item,
+    Region,
+    Store,
+    Unless,
+    Watermark,
+)
 from batpak.config import Every
 from batpak.errors import BatpakError, Indeterminate, InvalidInput, ReentrantCall, StoreClosed
+from batpak.ids import new_event_id
+from batpak.keyring import FileKeyring
 from batpak.testing import RecordingFiles
 from tests.support.effort import EXHAUSTIVE, draws
 from tests.support.faulty_files import UnsyncedFiles
@@ -445,3 +458,136 @@ def test_an_inner_call_is_refused_before_it_waits_or_changes_anything(
         store.append(MINE, 2, kind=NOTE)
     assert len(refused) == 1
     assert journal_of(tmp_path / "journal") == [0, 1, 2]
+
+
+class OpeningFiles(UnsyncedFiles):
+    """Calls `within`, once, in the middle of the opening of a file of this kind."""
+
+    def __init__(self, suffix: str) -> None:
+        self.suffix = suffix
+        self.within: Callable[[], object] | None = None
+        self.came: list[object] = []
+
+    def open(self, path: str, flags: int, mode: int = 0o644) -> int:
+        if path.endswith(self.suffix) and self.within is not None:
+            call, self.within = self.within, None
+            try:
+                self.came.append(call())
+            except ReentrantCall as error:
+                self.came.append(error)
+        return super().open(path, flags, mode)
+
+
+def fill_segments(path: Path) -> None:
+    with Store.open(path, segment_max_bytes=4096, preallocate=0, files=UnsyncedFiles()) as store:
+        for number in range(60):
+            store.append(MINE, number, kind=NOTE, key=(number + 1).to_bytes(16, "big"))
+
+
+def in_time(call: Callable[[], object]) -> None:
+    """In a thread that may hang without taking the test with it."""
+    helper = Helper(call)
+    helper.end("who came within")
+
+
+@pytest.mark.parametrize("mode", ["rw", "r"])
+def test_a_read_within_a_read_is_answered(tmp_path: Path, mode: Any) -> None:
+    """As a handler that asks for an event while its thread opens a segment."""
+    fill_segments(tmp_path / "j")
+    files = OpeningFiles(".seg")
+    # Closed only where all is well: a close would wait for whoever sleeps for ever.
+    store = Store.open(tmp_path / "j", mode=mode, files=files, max_open_files=4)
+    whole = [event.event_hash for event in store]
+
+    def read_all() -> None:
+        for sequence, event_hash in enumerate(whole):
+            inner = len(whole) - 1 - sequence
+            files.within = lambda at=inner: store.at(at).event_hash == whole[at]
+            assert store.at(sequence).event_hash == event_hash
+
+    in_time(read_all)
+    files.within = None
+    assert files.came
+    assert set(files.came) == {True}
+    assert [event.event_hash for event in store] == whole
+    store.close()
+
+
+def test_a_key_within_a_read_of_keys_is_looked_up(tmp_path: Path) -> None:
+    fill_segments(tmp_path / "j")
+    files = OpeningFiles(".seg")
+    store = Store.open(tmp_path / "j", files=files, max_open_files=4)
+
+    def retry(number: int) -> Any:
+        return store.append(MINE, number, kind=NOTE, key=(number + 1).to_bytes(16, "big"))
+
+    def retry_all() -> None:
+        for number in range(60):
+            files.within = lambda n=59 - number: store.get(retry(n).event_id).payload == n
+            store.get(retry(number).event_id)
+
+    length = len(store)
+    in_time(retry_all)
+    files.within = None
+    assert set(map(type, files.came)) <= {bool, ReentrantCall}
+    assert False not in files.came
+    assert len(store) == length
+    store.close()
+
+
+def test_a_refresh_within_a_refresh_is_refused_and_the_reader_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    files = OpeningFiles(".seg")
+    with Store.open(path, segment_max_bytes=4096, preallocate=0, files=UnsyncedFiles()) as store:
+        reader = Store.open(path, mode="r", files=files)
+        for number in range(60):
+            store.append(MINE, number, kind=NOTE)
+        files.within = reader.refresh
+        in_time(reader.refresh)
+        assert [type(each) for each in files.came] == [ReentrantCall]
+        assert [event.event_hash for event in reader] == [event.event_hash for event in store]
+        reader.close()
+
+
+@pytest.mark.parametrize("call", ["key_for", "destroy"])
+def test_a_key_within_the_making_of_a_key_is_refused_and_that_one_is_made(
+    tmp_path: Path, call: str
+) -> None:
+    FileKeyring.create(tmp_path / "keys")
+    files = OpeningFiles(".for.tmp")
+    ring = FileKeyring(tmp_path / "keys", files=files)
+    files.within = {
+        "key_for": lambda: ring.key_for(MINE, NOTE.raw, None),
+        "destroy": lambda: ring.destroy(bytes(16)),
+    }[call]
+    made: list[bytes] = []
+    in_time(lambda: made.append(ring.key_for(MINE, NOTE.raw, None)))
+    assert [type(each) for each in files.came] == [ReentrantCall]
+    assert FileKeyring(tmp_path / "keys").key_for(MINE, NOTE.raw, None) == made[0]
+    assert ring.load(made[0]) is not None
+
+
+def test_an_id_within_the_making_of_an_id_is_another_one() -> None:
+    ids: list[EventId] = []
+
+    def make(_signal: int = 0, _frame: object = None) -> None:
+        ids.append(new_event_id())
+
+    def make_many() -> None:
+        for _ in range(2000):
+            make()
+        sys.setprofile(None)
+
+    def within(frame: Any, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == "tail":
+            sys.setprofile(None)
+            make()
+            sys.setprofile(within)
+
+    def run() -> None:
+        sys.setprofile(within)
+        make_many()
+
+    in_time(run)
+    assert len(ids) == 4000
+    assert len(set(ids)) == 4000

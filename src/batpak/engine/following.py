@@ -54,6 +54,7 @@ from batpak.journal.record import (
     salt_crc,
 )
 from batpak.journal.recovery import Witness, first_chain, last_nonzero, walk
+from batpak.journal.reentry import owns, reentered
 
 if TYPE_CHECKING:
     from batpak.index.mapped import MappedPart
@@ -76,7 +77,7 @@ class Follower:
         if identity is None:
             raise self._no_journal()
         self.identity = identity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # guarded by _lock
         self._index = Index(lambda index: load_keys(files, layout, identity, index))
         self._pool = SegmentPool(files, layout, config.max_open_files)
@@ -250,8 +251,13 @@ class Follower:
         """Offset after the last record accepted from the newest segment; 0 before any."""
         return self._chain.offset
 
+    def _check_entry(self) -> None:
+        if owns(self._lock):
+            raise reentered("reader")
+
     def place(self) -> Place:
         """Where the log stands at what is durable and was read. Raises InvalidInput, Damaged."""
+        self._check_entry()
         with self._lock:
             chain = self._chain
             return place_of(
@@ -268,6 +274,7 @@ class Follower:
 
         Moves nothing. Raises Unavailable.
         """
+        self._check_entry()
         with self._lock:
             durable, end = self._durable, self._chain.offset
             if not self._index.slots:
@@ -290,6 +297,7 @@ class Follower:
 
     def refresh(self) -> int:
         """Pick up what became visible. Raises JournalRewound, JournalCorrupt, Damaged."""
+        self._check_entry()
         with self._lock:
             if self._damage is not None:
                 raise self._damage

@@ -63,7 +63,7 @@ class KeyLedger:
 
     def __init__(self, reader: LogReader) -> None:
         self._reader = reader
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # guarded by _lock; the tuple is replaced, never changed
         self._bound = 0
         self._spans: tuple[KeySpan, ...] = ()

@@ -73,7 +73,7 @@ class Tree:
         self.size = 0
         """Leaves that the tiles are known to hold, in this process."""
         self._folders: set[str] = set()
-        self._caching = threading.Lock()
+        self._caching = threading.RLock()
         # guarded by _caching, but for single look-ups
         self._cache: dict[Tile, bytes] = {}
         self._large: dict[tuple[int, int], bytes] = {}

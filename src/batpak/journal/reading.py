@@ -143,7 +143,8 @@ class SegmentPool:
         self._layout = layout
         self._most = most
         self._readers: dict[int, SegmentReader] = {}
-        self._lock = threading.Lock()
+        # A signal handler may read in the middle of a read of its own thread.
+        self._lock = threading.RLock()
         self._closed = False
         self._growing_base: int | None = None
         self._map_growing = False
@@ -225,7 +226,7 @@ class SegmentPool:
                 if base == self._growing_base or reader.used:
                     reader.used = False
                     continue
-                del self._readers[base]
+                self._readers.pop(base, None)
                 break
 
     def close(self) -> None:

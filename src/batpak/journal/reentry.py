@@ -18,11 +18,11 @@ def owns(lock: Any) -> bool:
     return lock._is_owned()
 
 
-def reentered() -> ReentrantCall:
-    """What to raise for such a call."""
+def reentered(what: str = "store") -> ReentrantCall:
+    """What to raise for such a call of a store, a keyring or a reader."""
     return ReentrantCall(
-        "the thread is in the middle of another call of this store: nothing can be written there "
-        "by a signal handler, a finalizer or a clock",
+        f"the thread is in the middle of another call of this {what}: a signal handler, a "
+        "finalizer or a clock can't use there what that one holds",
         advice="set a flag there, or put the value into a queue.SimpleQueue, and write it where "
         "the program goes on",
     )

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from batpak.coordinate import Coordinate
 from batpak.encryption import KEY_ID_SIZE, KEY_SIZE
+from batpak.journal.reentry import owns, reentered
 
 __all__ = ["LABEL_SIZE", "KeyringBase", "Policy"]
 
@@ -50,7 +51,7 @@ class KeyringBase:
         # An enumeration's members are slow to look up.
         self._by_entity: Final = policy is Policy.ENTITY
         self._kind_mask: Final = {Policy.KIND: 0xFFFF, Policy.CATEGORY: 0xF000}.get(policy, 0)
-        self._making = threading.Lock()
+        self._making = threading.RLock()
         # guarded by _making, but for single look-ups
         self._known: dict[bytes | int, bytes] = {}
 
@@ -99,6 +100,7 @@ class KeyringBase:
         text = group if isinstance(group, bytes) else b"%d" % group
         prefix = _LABEL_PREFIX + self.policy.value.encode() + b"\0"
         label = blake3(prefix + text).digest()[:LABEL_SIZE]
+        self._check_entry()
         with self._making:
             known = self._known.get(group)
             if known is not None:
@@ -113,6 +115,11 @@ class KeyringBase:
                 self._known[group] = key_id
             return key_id
 
+    def _check_entry(self) -> None:
+        if owns(self._making):
+            # What stands on the disk now is half of what this call would look at.
+            raise reentered("keyring")
+
     def _make(self, label: bytes | None) -> bytes:
         key_id, key = os.urandom(KEY_ID_SIZE), os.urandom(KEY_SIZE)
         self._keep(key_id, key)
@@ -122,6 +129,7 @@ class KeyringBase:
 
     def destroy(self, key_id: bytes) -> bool:
         """Destroy a key durably; whether it was there. Raises where it may still be there."""
+        self._check_entry()
         with self._making:
             was_there = self._remove(key_id)
             self._known = {group: known for group, known in self._known.items() if known != key_id}
