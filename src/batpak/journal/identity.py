@@ -88,7 +88,8 @@ class Identity(msgspec.Struct, frozen=True):
 
         A segment that begins there, or a receipt of the event: its own, or of the shared past.
         """
-        return any(each.bytes == journal_id for each in self.names_at(sequence))
+        # No generator: a Ctrl-C that meets the end of one half read is lost.
+        return journal_id in [each.bytes for each in self.names_at(sequence)]
 
     def names_at(self, sequence: int) -> tuple[UUID, ...]:
         """The ids of the journals that the event at a sequence is of, this one's first."""
