@@ -24,6 +24,7 @@ from batpak.errors import (
     UnsupportedFeature,
 )
 from batpak.journal.hint import Hint
+from batpak.journal.sidecar import SIDECAR_PREFIX_SIZE
 from tests.support.faulty_files import DISK
 from tests.watched_files import WatchedFiles
 
@@ -314,6 +315,51 @@ def test_the_report_counts_segments_records_and_witnesses(tmp_path: Path) -> Non
         # Each note a record, one open and one close an epoch, and a pad for each close.
         assert report.walked == 60 + 2 + 2 + 2
         assert notes(store) == list(range(60))
+
+
+def sidecars(path: Path) -> dict[str, bytes]:
+    """What they hold, behind the header that says what was durable when they were written."""
+    return {
+        file.name: file.read_bytes()[SIDECAR_PREFIX_SIZE:] for file in path.glob("segments/*.idx")
+    }
+
+
+def test_lost_sidecars_are_written_again_by_the_next_open_and_by_no_reader(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    fill(path, 7000, segment_max_bytes=1 << 19, durability=Durability.OS)
+    whole = sidecars(path)
+    with Store.open(path, mode="r") as reader:
+        hashes = [event.event_hash for event in reader]
+    newest = max(path.glob("segments/*.seg")).stem + ".idx"
+    sealed = {name: data for name, data in whole.items() if name != newest}
+    assert len(sealed) >= 3
+    for file in path.glob("segments/*.idx"):
+        file.unlink()
+    with Store.open(path, mode="r") as reader:
+        assert reader.open_report.rebuilt >= len(sealed)
+    assert sidecars(path) == {}
+    for rebuilt in (len(sealed), 0):
+        with Store.open(path, files=DISK, segment_max_bytes=1 << 19) as store:
+            assert store.open_report.rebuilt == rebuilt
+            assert [event.event_hash for event in store][: len(hashes)] == hashes
+            assert store.verify("full").ok
+        found = sidecars(path)
+        assert {name: found[name] for name in sealed} == sealed
+
+
+def test_a_sidecar_that_can_not_be_written_again_is_no_obstacle(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal"
+    fill(path, 3000, segment_max_bytes=1 << 19, durability=Durability.OS)
+    for file in path.glob("segments/*.idx"):
+        file.unlink()
+    files = WatchedFiles()
+    files.refuse("rename", "0*", errno.EIO)
+    with Store.open(path, files=files) as store:
+        assert store.open_report.rebuilt == 1
+        assert notes(store) == list(range(3000))
+    assert "sidecar-not-written" in [vars(record).get("code") for record in caplog.records]
 
 
 def test_a_new_journal_says_that_it_is_new_and_which_epoch_it_is(tmp_path: Path) -> None:

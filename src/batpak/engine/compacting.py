@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from batpak.engine.reading import LogReader
-from batpak.engine.sealing import map_sidecar, save_sidecar
+from batpak.engine.sealing import map_sidecar, save_sidecar, tell_not_used
 from batpak.engine.system import RESERVED_ENTITY_PREFIX
 from batpak.errors import JournalCorrupt, Unavailable
 from batpak.event import Row
@@ -377,10 +377,4 @@ def _write_sidecar(
     try:
         map_sidecar(files, layout, reader.pool, reader.index, header, saved)
     except Unavailable as error:
-        reason = str(error)
-        told(
-            lambda: logger.warning(
-                "a new sidecar is not used: %s", reason,
-                extra={"code": "sidecar-not-used", "error": reason},
-            )
-        )  # fmt: skip
+        tell_not_used(str(error))

@@ -59,7 +59,10 @@ RISKS: Final = {
     "hint-stale": ("unsafe", "tail.hint is behind what else is known to be durable"),
     "unfinished-tail": ("notice", "no writer is there, and the log goes on behind what is durable"),
     "quarantine-not-empty": ("notice", "recovery set bytes aside"),
-    "sidecars-missing": ("notice", "the next open has to read whole segments"),
+    "sidecars-missing": (
+        "notice",
+        "the next open has to read whole segments, and a writer writes them again",
+    ),
 }
 """Each risk's severity and meaning, the worst first. refused: a writer would not open here.
 damaged: see `batpak repair`. unsafe: data, or the proof that none are missing, can be lost.

@@ -25,9 +25,11 @@ from batpak.engine.keys import KeyLedger
 from batpak.engine.manifest import MANIFEST
 from batpak.engine.reading import LogReader
 from batpak.engine.report import Cut, OpenReport
+from batpak.engine.sealing import MIN_UNCOVERED, remake_sidecar
 from batpak.engine.shredding import fold_shredded
 from batpak.engine.survey import (
     Found,
+    Loaded,
     Survey,
     check_splice,
     covered_chain,
@@ -307,7 +309,7 @@ def _open_locked(
     reader = LogReader(index, pool, Vault(config.keyring))
     reader.renew_part = lambda base: renew_part(files, layout, identity, pool, index, base)
     mapped = rebuilt = walked = 0
-    last_hash = NO_HASH
+    last_hash, bare = NO_HASH, list[tuple[Found, Loaded]]()
     with phases("index"):
         for segment, successor in zip(found.segments, found.segments[1:], strict=False):
             check_splice(segment, last_hash)
@@ -315,6 +317,8 @@ def _open_locked(
             mapped += loaded.mapped
             rebuilt += not loaded.mapped
             walked += loaded.records
+            if loaded.records >= MIN_UNCOVERED:
+                bare.append((segment, loaded))
             last_hash = loaded.last_hash
             epoch = max(epoch, loaded.max_epoch)
         check_splice(newest, last_hash)
@@ -400,6 +404,9 @@ def _open_locked(
         held.fds.append(newest_fd)
         cut = _cut_tail(files, layout, newest, tail, newest_fd)
         _readopt(files, newest, tail, newest_fd)
+        for segment, loaded in bare:
+            # Once, so that the next open takes no longer than it would have.
+            remake_sidecar(files, layout, pool, index, segment, loaded)
 
     with phases("begin"):
         hint_fd = _open_hint(files, layout, identity, newest, tail, epoch)

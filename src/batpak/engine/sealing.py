@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batpak.engine.keeping import save_keys
-from batpak.engine.survey import Found, usable_sidecar
+from batpak.engine.survey import Found, Loaded, usable_sidecar
+from batpak.errors import Unavailable
 from batpak.files import Files, replace_file
 from batpak.index.growing import GrowingPart
 from batpak.index.parts import Index
@@ -29,12 +30,16 @@ from batpak.journal.writer import Writer
 if TYPE_CHECKING:
     from batpak.index.columns import Columns
 
-__all__ = ["Sealer", "map_sidecar", "save_sidecar", "wants_sidecar", "write_sidecar"]
+__all__ = [
+    "MIN_UNCOVERED", "Sealer", "map_sidecar", "remake_sidecar", "save_sidecar", "tell_not_used",
+    "wants_sidecar", "write_sidecar",
+]  # fmt: skip
 
 logger = logging.getLogger("batpak.journal")
 
 MIN_UNCOVERED = 1024
-"""At a clean close, a sidecar is written when so many events or pads are not covered."""
+"""At a clean close, or for a sealed segment that has none, a sidecar is written when so many
+events or pads are not covered."""
 
 
 def wants_sidecar(index: Index, log: Log) -> bool:
@@ -123,6 +128,39 @@ def map_sidecar(
     return True
 
 
+def tell_not_used(reason: str) -> None:
+    """The part in memory serves as well."""
+    told(
+        lambda: logger.warning(
+            "a new sidecar is not used: %s", reason,
+            extra={"code": "sidecar-not-used", "error": reason},
+        )
+    )  # fmt: skip
+
+
+def remake_sidecar(
+    files: Files, layout: Layout, pool: SegmentPool, index: Index, found: Found, loaded: Loaded
+) -> None:
+    """Write the sidecar of a sealed segment that had none, and was walked for that."""
+    header = found.header
+    [part] = [slot.part for slot in index.slots if slot.segment_base == found.base]
+    assert isinstance(part, GrowingPart), "it was walked"
+    columns = part.columns(loaded.next_sequence - found.base)
+    end = loaded.end
+    sidecar = SidecarHeader(
+        header.journal_id, found.base, len(columns), end.offset, loaded.next_sequence, header.salt,
+        header.generation, end.prev_crc, loaded.last_record, int(columns.hlc[-1]), end.epoch,
+        loaded.records,
+    )  # fmt: skip
+    saved = save_sidecar(files, layout, sidecar, columns)
+    if saved is None:
+        return
+    try:
+        map_sidecar(files, layout, pool, index, header, saved)
+    except Unavailable as error:
+        tell_not_used(str(error))
+
+
 class Sealer:
     """Writes the sidecars of segments that a writer has sealed, outside the append lock.
 
@@ -169,7 +207,7 @@ class Sealer:
                     self._write(log, header)
                 except Exception as error:  # noqa: BLE001  # whose append this is was written
                     # The part in memory serves as well.
-                    self._not_used(str(error))
+                    tell_not_used(str(error))
         finally:
             # Ctrl-C can come on the return from `acquire`: whether it is ours, the lock knows.
             try:
@@ -184,11 +222,3 @@ class Sealer:
         if sidecar is not None:
             map_sidecar(files, layout, self._pool, index, header, sidecar)
         save_keys(files, layout, self._identity, index)
-
-    def _not_used(self, reason: str) -> None:
-        told(
-            lambda: logger.warning(
-                "a new sidecar is not used: %s", reason,
-                extra={"code": "sidecar-not-used", "error": reason},
-            )
-        )  # fmt: skip

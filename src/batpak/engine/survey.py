@@ -291,7 +291,10 @@ class Loaded:
     max_epoch: int
     mapped: bool
     records: int
+    """Those that were walked."""
     end: Chain
+    last_record: int = 0
+    """Where the last of them begins."""
     damage: JournalCorrupt | None = None
     """Why it ends before it should; what was read precedes that."""
 
@@ -334,6 +337,7 @@ def read_sealed(
         if record.rows:
             state.last_hash = apply_record(record, reader.read, growing, heads)
         state.records += 1
+        state.last_record = record.offset
 
     size = reader.size()
     bulk = BulkWalk(reader.read, size, found.header, growing, heads)
@@ -341,7 +345,7 @@ def read_sealed(
     def take(chain: Chain, durable: int) -> Taken | None:
         taken = bulk.take(chain, durable)
         if taken is not None:
-            state.last_hash = taken.last_hash
+            state.last_hash, state.last_record = taken.last_hash, taken.last_record
             state.records += len(taken.ends)
         return taken
 
