@@ -164,7 +164,13 @@ class Vault:
                 key_id = self.keyring.key_for(coordinate, kind, key)
             if key_id in self.shredded:
                 raise _shredded_meanwhile(key_id)
-        return self._cipher(key_id)
+        try:
+            return self._cipher(key_id)
+        except KeyUnavailable:
+            if key_id not in self.shredded:
+                raise
+        # It was shredded, and destroyed, since it was looked at above.
+        return self._settled(key_id, coordinate, kind, key)
 
     def renewed(self, sealing: Sealing, coordinate: Coordinate, key: bytes | None) -> Sealing:
         """The same payload under a key that is not shredded. Raises as `sealing`."""

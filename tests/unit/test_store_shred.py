@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,35 @@ class Late(FileKeyring):
     def key_for(self, coordinate: Coordinate, kind: int, key: bytes | None) -> bytes:
         stale, self.stale = self.stale, None
         return stale or super().key_for(coordinate, kind, key)
+
+
+class Overtaken(FileKeyring):
+    """Lets another thread do something just before a key is loaded."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def load(self, key_id: bytes) -> bytes | None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            thread = threading.Thread(target=meanwhile)
+            thread.start()
+            thread.join()
+        return super().load(key_id)
+
+
+def test_whose_key_is_destroyed_before_it_is_loaded_gets_another_one(tmp_path: Path) -> None:
+    FileKeyring.create(tmp_path / "keys", files=DISK)
+    ring = Overtaken(tmp_path / "keys", files=DISK)
+    with Store.open(tmp_path / "j", codec="encrypted", keyring=ring, files=DISK) as store:
+        store.append(ANN, {"secret": SECRET}, kind=KIND)
+    with Store.open(tmp_path / "j", codec="encrypted", keyring=ring, files=DISK) as store:
+        old = key_id(store, 1)
+        ring.meanwhile = lambda: store.shred(Region(entity="user:ann"))
+        after = store.append(ANN, {"n": 2}, kind=KIND)
+        assert ring.load(old) is None
+        assert key_id(store, after.sequence) != old
+        assert store.at(after.sequence).value == {"n": 2}
+        assert shredded(store) == [1]
 
 
 def test_who_asked_for_a_key_just_before_it_was_shredded_gets_another_one(tmp_path: Path) -> None:
