@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from batpak import Coordinate, Durability, EventKind, Item, SigningKey, Store
 from batpak.engine.checkpoints import StoredCheckpoint
+from batpak.engine.progress import Meter
 from batpak.engine.proving import Prover
 from batpak.engine.tree import Tree
 from batpak.files import REAL
@@ -108,7 +109,7 @@ def _each_of(store: Store) -> None:
     chance = random.Random(1)  # which events, not secrets
     # Those at the end were written after the newest checkpoint.
     chosen = [store.at(chance.randrange(len(store) - 8)) for _ in range(SAMPLE)]
-    checkpoint, prover = store.stored_checkpoint(), store._prover()
+    checkpoint, prover = store.stored_checkpoint(), store._prover(Meter(None))
     _each(
         f"inclusion proof from tiles, {checkpoint.size:,} events",
         [lambda e=e: prover.inclusion(e.sequence, [e.event_hash], checkpoint) for e in chosen],
@@ -152,9 +153,8 @@ class _MadeUp:
 
 def _large_tree(folder: str, leaves: int) -> None:
     part = _MadeUp(leaves)
-    reader: Any = SimpleNamespace(
-        index=SimpleNamespace(slots=[SimpleNamespace(first=0, part=part, segment_base=0)])
-    )
+    slot = SimpleNamespace(first=0, part=part, segment_base=0)
+    reader: Any = SimpleNamespace(index=SimpleNamespace(slots=[slot], slot_of=lambda _at: slot))
     layout = Layout(folder)
     tree = Tree(REAL, layout, reader)
     root = b""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +159,14 @@ def test_a_retry_is_measured_on_keys_that_are_known(tmp_path: Path) -> None:
     for work in ("grow", "retry"):
         job = Job("keyed", f"growth-{work}", str(tmp_path), growth.SIZES[0])
         assert measure(child_command(job), 60).value > 0
+
+
+def test_the_costs_of_proofs_are_measured(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "benchmarks.proof", "--rounds", "1")
+    small = ("--events", "2000", "--leaves", "2000", "--dir", str(tmp_path))
+    done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint over 2,000 new events" in done.stdout
 
 
 def test_growth_has_no_ratio_where_a_figure_is_missing() -> None:
