@@ -338,7 +338,7 @@ _ADVICE: Final = {
     errno.EPERM: "check who may read and write it, then try again",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or lower max_open_files",
     errno.ENFILE: "the whole system has too many files open: end what is not needed",
-    errno.EIO: "the disk or its connection fails: see the system's log, and copy the journal now",
+    errno.EIO: "the disk or its connection fails: see the system's log, and copy what can be read",
 }
 _ANY_ADVICE: Final = "check the permissions and the disk, then try again"
 

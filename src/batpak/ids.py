@@ -260,7 +260,8 @@ class _Source:
             if fresh <= self.last:
                 step = 1 + int.from_bytes(fresh[-4:], "big")
                 fresh = _spread(_squeeze(self.last) + step)
-            self.last = fresh
+            # A handler's own may have come in between.
+            self.last = max(self.last, fresh)
         return fresh
 
 

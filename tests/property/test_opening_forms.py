@@ -26,9 +26,8 @@ from batpak.engine.report import OpenReport
 from batpak.errors import BatpakError
 from batpak.journal import recovery
 from batpak.journal.hint import Hint
-from batpak.journal.record import Record
 from batpak.store import ReadOnlyStore, Stats
-from tests.property.test_verify_forms import fields, records, resealed
+from tests.property.test_verify_forms import fields, looked_at, records, resealed
 from tests.support.faulty_files import DISK
 
 NOTED = EventKind(0xF, 1)
@@ -408,16 +407,7 @@ def test_of_an_ordinary_tail_records_are_not_looked_at_by_themselves(
     for file in path.rglob("*.idx"):
         file.unlink()
     monkeypatch.setattr(bulk_walk, "WORTH", SOON)
-    seen = list[int]()
-
-    def looked(*args: Any) -> Any:
-        record = read_record(*args)
-        if isinstance(record, Record) and record.rows:
-            seen.append(record.offset)
-        return record
-
-    read_record = recovery.read_record
-    monkeypatch.setattr(recovery, "read_record", looked)
+    seen = looked_at(monkeypatch, recovery)
     with opened(path, segment_max_bytes=1 << 26) as store:
         assert store.open_report.walked >= 2000
         # Where what is durable ends in the middle of what was tried, one try ends too.

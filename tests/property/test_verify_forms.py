@@ -221,6 +221,21 @@ def test_a_long_journal_is_named_to_the_event(tmp_path: Path) -> None:
     assert third[1] <= found[1] < third[2]
 
 
+def looked_at(monkeypatch: pytest.MonkeyPatch, room: Any) -> list[int]:
+    """Where the records with events stand that this room looks at by themselves, from now on."""
+    seen = list[int]()
+    read_record = room.read_record
+
+    def looked(*args: Any) -> Any:
+        record = read_record(*args)
+        if isinstance(record, Record) and record.rows:
+            seen.append(record.offset)
+        return record
+
+    monkeypatch.setattr(room, "read_record", looked)
+    return seen
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_of_an_ordinary_journal_no_record_is_looked_at_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: Level
@@ -235,15 +250,6 @@ def test_of_an_ordinary_journal_no_record_is_looked_at_by_itself(
             store.append_many([Item(spot, {"n": n}, kind=NOTED) for n in range(i % 3 + 1)])
     # As a writer leaves it that was killed: the last record ends where the file ends.
     with opened(path) as store:
-        seen = list[int]()
-
-        def looked(*args: Any) -> Any:
-            record = read_record(*args)
-            if isinstance(record, Record) and record.rows:
-                seen.append(record.offset)
-            return record
-
-        read_record = verify_room.read_record
-        monkeypatch.setattr(verify_room, "read_record", looked)
+        seen = looked_at(monkeypatch, verify_room)
         assert store.verify(level).ok
     assert seen == []

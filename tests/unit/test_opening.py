@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batpak import Coordinate, Durability, EventKind, Region, Store
+from batpak import Coordinate, Durability, EventKind, Item, Region, Store
 from batpak.engine import opening
 from batpak.errors import (
     Damaged,
@@ -24,7 +24,7 @@ from batpak.errors import (
     UnsupportedFeature,
 )
 from batpak.journal.hint import Hint
-from batpak.journal.sidecar import SIDECAR_PREFIX_SIZE
+from batpak.journal.sidecar import SIDECAR_PREFIX_SIZE, decode_sidecar_header
 from tests.support.faulty_files import DISK
 from tests.watched_files import WatchedFiles
 
@@ -338,6 +338,7 @@ def test_lost_sidecars_are_written_again_by_the_next_open_and_by_no_reader(tmp_p
     with Store.open(path, mode="r") as reader:
         assert reader.open_report.rebuilt >= len(sealed)
     assert sidecars(path) == {}
+    before = len(hashes)
     for rebuilt in (len(sealed), 0):
         with Store.open(path, files=DISK, segment_max_bytes=1 << 19) as store:
             assert store.open_report.rebuilt == rebuilt
@@ -345,6 +346,24 @@ def test_lost_sidecars_are_written_again_by_the_next_open_and_by_no_reader(tmp_p
             assert store.verify("full").ok
         found = sidecars(path)
         assert {name: found[name] for name in sealed} == sealed
+    # Each vouches for all that was durable, as the one that is lost may have done.
+    for name in sealed:
+        header = decode_sidecar_header((path / "segments" / name).read_bytes())
+        assert header is not None
+        assert header.durable > before
+
+
+def test_a_lost_sidecar_of_few_large_commits_is_written_again_too(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Store.open(path, files=DISK, segment_max_bytes=1 << 18) as store:
+        for _ in range(3):
+            store.append_many([Item(ALICE, n, kind=NOTE) for n in range(1500)])
+    for file in path.glob("segments/*.idx"):
+        file.unlink()
+    for rebuilt in (3, 0):
+        with Store.open(path, files=DISK, segment_max_bytes=1 << 18) as store:
+            assert store.open_report.rebuilt == rebuilt
+            assert notes(store) == [*range(1500)] * 3
 
 
 def test_a_sidecar_that_can_not_be_written_again_is_no_obstacle(

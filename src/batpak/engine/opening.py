@@ -317,7 +317,9 @@ def _open_locked(
             mapped += loaded.mapped
             rebuilt += not loaded.mapped
             walked += loaded.records
-            if loaded.records >= MIN_UNCOVERED:
+            # Records and events, as at a close: the one or the other takes the time.
+            much = max(loaded.records, loaded.next_sequence - segment.base) >= MIN_UNCOVERED
+            if much and not loaded.mapped:
                 bare.append((segment, loaded))
             last_hash = loaded.last_hash
             epoch = max(epoch, loaded.max_epoch)
@@ -404,9 +406,6 @@ def _open_locked(
         held.fds.append(newest_fd)
         cut = _cut_tail(files, layout, newest, tail, newest_fd)
         _readopt(files, newest, tail, newest_fd)
-        for segment, loaded in bare:
-            # Once, so that the next open takes no longer than it would have.
-            remake_sidecar(files, layout, pool, index, segment, loaded)
 
     with phases("begin"):
         hint_fd = _open_hint(files, layout, identity, newest, tail, epoch)
@@ -463,6 +462,12 @@ def _open_locked(
                 what = "can't write the open event"
                 raise refusal(error.cause, what, newest.path) from error
             raise
+    with phases("index"):
+        # Once, so that the next open takes no longer than it would have. After the open event:
+        # a disk that is nearly full has room for what counts first.
+        for segment, loaded in bare:
+            durable = writer.durable.sequence
+            remake_sidecar(files, layout, pool, index, segment, loaded, durable)
     _report_clock(opened, last_hlc >> 16)
     tell_opened(layout, "rw", opened.report, end.sequence)
     return opened

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from batpak.errors import InvalidInput
 
-__all__ = ["Meter", "Progress", "check_progress"]
+__all__ = ["Meter", "Progress"]
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ _CALLS: Final = 1000
 """About how often a function is called at most, however long the work is."""
 
 
-def check_progress(progress: Progress | None) -> None:
+def _check(progress: Progress | None) -> None:
     """Raises InvalidInput for what can't be called."""
     if progress is not None and not callable(progress):
         raise InvalidInput(
@@ -48,7 +48,7 @@ class Meter:
     """How far one work is. `done` never goes back, and is the total once: when all is done."""
 
     def __init__(self, progress: Progress | None) -> None:
-        check_progress(progress)
+        _check(progress)
         self._progress = progress
         self._next = 1
         self.total = 0

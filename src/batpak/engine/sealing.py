@@ -139,16 +139,25 @@ def tell_not_used(reason: str) -> None:
 
 
 def remake_sidecar(
-    files: Files, layout: Layout, pool: SegmentPool, index: Index, found: Found, loaded: Loaded
+    files: Files,
+    layout: Layout,
+    pool: SegmentPool,
+    index: Index,
+    found: Found,
+    loaded: Loaded,
+    durable: int,
 ) -> None:
-    """Write the sidecar of a sealed segment that had none, and was walked for that."""
+    """Write the sidecar of a sealed segment that had none to be used, and was walked for that.
+
+    `durable`, all of the journal that is: what it replaces may have been a witness of as much.
+    """
     header = found.header
     [part] = [slot.part for slot in index.slots if slot.segment_base == found.base]
     assert isinstance(part, GrowingPart), "it was walked"
     columns = part.columns(loaded.next_sequence - found.base)
     end = loaded.end
     sidecar = SidecarHeader(
-        header.journal_id, found.base, len(columns), end.offset, loaded.next_sequence, header.salt,
+        header.journal_id, found.base, len(columns), end.offset, durable, header.salt,
         header.generation, end.prev_crc, loaded.last_record, int(columns.hlc[-1]), end.epoch,
         loaded.records,
     )  # fmt: skip

@@ -285,7 +285,8 @@ class Tree:
             return b""
         with self._caching:
             while len(self._cache) >= _CACHED:
-                del self._cache[next(iter(self._cache))]
+                # A signal handler's own read may have dropped it meanwhile.
+                self._cache.pop(next(iter(self._cache)), None)
             self._cache[tile] = data
         return data
 

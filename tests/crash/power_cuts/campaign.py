@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from batpak.engine import bulk_walk
+from batpak.engine import bulk_walk, opening
 from tests.crash.power_cuts.disk_model import PAGE, SECTOR, Pick, Survivors
 from tests.crash.power_cuts.memory_files import State
 from tests.crash.power_cuts.oracle import Expected, damage, judge, judge_on_disk, leaning
@@ -167,13 +167,16 @@ def _judge_one(state: State, expected: Expected, draw: random.Random, counts: Co
 
 @contextmanager
 def _reading_in_bulk(yes: bool) -> Iterator[None]:
-    """Inside, recovery takes whatever it can many records at a time, or nothing."""
-    before = bulk_walk.WORTH
-    bulk_walk.WORTH = 64 if yes else 1 << 62
+    """Inside, recovery takes whatever it can many records at a time, or nothing.
+
+    In bulk it also writes each sidecar again that is lost, of however few records.
+    """
+    before = bulk_walk.WORTH, opening.MIN_UNCOVERED
+    bulk_walk.WORTH, opening.MIN_UNCOVERED = (64, 1) if yes else (1 << 62, 1 << 62)
     try:
         yield
     finally:
-        bulk_walk.WORTH = before
+        bulk_walk.WORTH, opening.MIN_UNCOVERED = before
 
 
 def _folder() -> str:
